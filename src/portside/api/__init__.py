@@ -1,0 +1,1 @@
+"""The doors: parse a request, call an interface of core/, convert the answer."""

@@ -1,0 +1,1 @@
+"""Our own service, through which the commands ask the daemon for whole verbs."""

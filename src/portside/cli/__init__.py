@@ -1,0 +1,1 @@
+"""The commands: a table of verbs, one file for each."""

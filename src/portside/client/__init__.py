@@ -1,0 +1,1 @@
+"""The verbs (pull, run, exec, ...), written once over the interfaces of core/."""

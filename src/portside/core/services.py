@@ -1,0 +1,99 @@
+"""All services together: what a door serves and what the verbs in ``client/`` are written against.
+
+Three implementations: ``engine/`` (here), ``remote/`` (over gRPC), and whatever a test makes of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from portside.core.containers import ContainerStore
+from portside.core.content import ContentStore
+from portside.core.diff import DiffService
+from portside.core.events import EventService
+from portside.core.images import ImageStore
+from portside.core.introspection import Introspection
+from portside.core.leases import LeaseManager
+from portside.core.namespaces import NamespaceStore
+from portside.core.snapshots import Snapshotter
+from portside.core.tasks import TaskService
+
+
+class Services(Protocol):
+    """The services of one namespace, everything made through them held by one lease if there is one."""
+
+    @property
+    def namespace(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def lease(self) -> str:
+        """The lease's id, or empty."""
+        ...
+
+    @property
+    def content(self) -> ContentStore:
+        """Blobs."""
+        ...
+
+    @property
+    def images(self) -> ImageStore:
+        """Names of images."""
+        ...
+
+    @property
+    def containers(self) -> ContainerStore:
+        """Records of containers."""
+        ...
+
+    @property
+    def leases(self) -> LeaseManager:
+        """Leases."""
+        ...
+
+    @property
+    def events(self) -> EventService:
+        """Events."""
+        ...
+
+    @property
+    def tasks(self) -> TaskService:
+        """What runs."""
+        ...
+
+    @property
+    def diff(self) -> DiffService:
+        """Layers to snapshots and back."""
+        ...
+
+    def snapshotter(self, name: str = "") -> Snapshotter:
+        """By name; empty is the namespace's default. InvalidArgument if there is none of that name."""
+        ...
+
+
+class Backend(Protocol):
+    """A server's services, for every namespace. Whoever made it closes it."""
+
+    @property
+    def namespaces(self) -> NamespaceStore:
+        """All namespaces."""
+        ...
+
+    @property
+    def introspection(self) -> Introspection:
+        """About the server."""
+        ...
+
+    def bind(self, namespace: str, lease: str = "") -> Services:
+        """The services of ``namespace``. Cheap; InvalidArgument if the name is not allowed."""
+        ...
+
+    def snapshotters(self) -> Mapping[str, str]:
+        """Known snapshotters and, for each, the path of its root on this machine (empty where not known)."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections or the root; containers go on."""
+        ...

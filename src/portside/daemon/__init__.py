@@ -1,0 +1,1 @@
+"""The daemon: configuration, plugins, listeners; built from engine/ and api/."""

@@ -1,0 +1,1 @@
+"""The local implementations of core/ put together: what a root's owner runs."""

@@ -1,0 +1,1 @@
+"""Layer archives and snapshots: apply one to the other, compare, compress."""

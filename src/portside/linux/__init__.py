@@ -1,0 +1,1 @@
+"""The kernel as typed functions; knows nothing of containers."""

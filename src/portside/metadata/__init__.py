@@ -1,0 +1,1 @@
+"""What is remembered: one SQLite database of namespaced records, labels and leases."""

@@ -1,0 +1,1 @@
+"""Digests, references, platforms, descriptors and the documents of the OCI specifications."""

@@ -1,0 +1,1 @@
+"""Our OCI runtime: a bundle becomes a running process."""

@@ -1,0 +1,1 @@
+"""The process that stays with a container; standard library only, no asyncio."""

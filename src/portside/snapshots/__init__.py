@@ -1,0 +1,1 @@
+"""Snapshot drivers: directories, subvolumes or images that hold a root file system."""

@@ -1,0 +1,1 @@
+"""Starts, adopts and talks to shims (runtime v2 contract)."""

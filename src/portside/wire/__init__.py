@@ -1,0 +1,1 @@
+"""Messages, and gRPC and ttrpc as state machines with thin shells."""

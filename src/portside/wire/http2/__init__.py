@@ -1,0 +1,1 @@
+"""HTTP/2 and HPACK as state machines without IO (RFC 9113, RFC 7541)."""

@@ -1,0 +1,1 @@
+"""ttrpc: the protocol between a daemon and its shims, as a state machine with thin shells."""
