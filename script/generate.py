@@ -68,13 +68,12 @@ def _rehome(text: str) -> str:
     text = re.sub(rf"^from ({names})(\.| import)", r"from portside.wire.pb.\1\2", text, flags=re.MULTILINE)
     text = re.sub(r"^from portside\.(services)", r"from portside.wire.pb.portside.\1", text, flags=re.MULTILINE)
     text = re.sub(r"^from google\.rpc import", "from portside.wire.pb.google.rpc import", text, flags=re.MULTILINE)
-    text = re.sub(
+    return re.sub(
         r"^from google\.protobuf import (\w+_pb2)",
         r"from portside.wire.pb.google.protobuf import \1",
         text,
         flags=re.MULTILINE,
     )
-    return text
 
 
 try:

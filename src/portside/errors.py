@@ -10,7 +10,7 @@ import errno as _errno
 
 
 class PortsideError(Exception):
-    """Base of all errors that portside raises on purpose; the message is one sentence naming the object and the step."""
+    """Base of all errors raised on purpose; the message is one sentence naming the object and the step."""
 
 
 class Cancelled(PortsideError):
@@ -104,6 +104,6 @@ _BY_ERRNO: dict[int, type[PortsideError]] = {
 
 
 def from_oserror(error: OSError, step: str) -> PortsideError:
-    """The error of ours for a failure of the kernel while doing ``step`` ("write blob sha256:…"); chain it with ``from``."""
+    """Our error for a failure of the kernel while doing ``step`` ("write blob sha256:…"); chain it with ``from``."""
     kind = _BY_ERRNO.get(error.errno or 0, Unknown)
     return kind(f"{step}: {error.strerror or error}")

@@ -43,7 +43,7 @@ class ContainerStore(Protocol):
         ...
 
     async def update(self, container: Container, fieldpaths: Sequence[str] = ()) -> Container:
-        """Change ``labels``, ``labels.<key>``, ``spec``, ``extensions``, ``extensions.<key>``, ``image``, ``snapshot_key``.
+        """Change ``labels``, ``labels.<key>``, ``spec``, ``extensions``, ``extensions.<key>``, ``image`` and so on.
 
         Runtime, snapshotter and sandbox never change (InvalidArgument).
         """

@@ -22,7 +22,8 @@ class DiffService(Protocol):
 
     async def compare(
         self, lower: Sequence[Mount], upper: Sequence[Mount],
-        *, media_type: str = "", ref: str = "", labels: Mapping[str, str] | None = None, source_date_epoch_ns: int | None = None,
+        *, media_type: str = "", ref: str = "", labels: Mapping[str, str] | None = None,
+        source_date_epoch_ns: int | None = None,
     ) -> Descriptor:  # fmt: skip
         """Write what ``upper`` changes over ``lower`` as a layer into the content store."""
         ...

@@ -1,4 +1,4 @@
-"""Labels that have a meaning, and the rules for labels and identifiers (containerd: pkg/labels, pkg/identifiers, core/metadata/gc)."""
+"""Labels that have a meaning, and the rules for labels and identifiers (containerd: pkg/labels, pkg/identifiers)."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def check_labels(labels: Mapping[str, str]) -> None:
     for key, value in labels.items():
         if not key or len(key.encode()) + len(value.encode()) > MAX_LABEL:
             raise InvalidArgument(
-                f"label {key[:64]!r}: key and value may have {MAX_LABEL} bytes together, and the key at least one"
+                f"label {key[:64]!r}: want a key, and at most {MAX_LABEL} bytes of key and value together"
             )
 
 
 def check_identifier(text: str, what: str) -> str:
-    """``text`` itself, if it may name a container, lease or namespace: 76 characters of letters, digits and single . _ - between them."""
+    """``text`` itself, if it may name a container, lease or namespace; else InvalidArgument."""
     if not text or len(text) > _MAX_IDENTIFIER or not _IDENTIFIER.fullmatch(text):
         raise InvalidArgument(
-            f"{what} {text[:100]!r}: want up to {_MAX_IDENTIFIER} letters, digits and single separators . _ - between them"
+            f"{what} {text[:100]!r}: want up to {_MAX_IDENTIFIER} letters and digits, with single . _ - between"
         )
     return text
 

@@ -1,4 +1,4 @@
-"""Descriptors and media types (OCI image-spec, descriptor.md and media-types.md; Docker's schema 2 names beside them)."""
+"""Descriptors and media types (OCI image-spec, descriptor.md, media-types.md; Docker's schema 2 names beside)."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Digest(str):
 
 
 def chain_id(diff_ids: list[Digest]) -> Digest:
-    """The name of the snapshot that has all of ``diff_ids`` applied, lowest first (image-spec config.md, Layer ChainID)."""
+    """The name of the snapshot with all of ``diff_ids`` applied, lowest first (image-spec config.md, Layer ChainID)."""
     if not diff_ids:
         raise InvalidArgument("chain ID of no layers")
     chain = diff_ids[0]

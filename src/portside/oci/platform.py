@@ -1,4 +1,4 @@
-"""Platforms: operating system, architecture and variant, and which of several an image offers fits best (image-spec, image-index.md)."""
+"""Platforms, and which of those that an image offers fits best (image-spec, image-index.md)."""
 
 from __future__ import annotations
 
