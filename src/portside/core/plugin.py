@@ -1,0 +1,67 @@
+"""Plugins as data: what a part of the engine is called, needs and exports, and the function that builds it.
+
+Registering starts nothing and importing a module that registers starts nothing: ``engine/graph.py`` builds the
+plugins in the order of their requirements and remembers what became of each (features as in containerd's registry).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CONTENT = "io.containerd.content.v1"
+DIFFER = "io.containerd.differ.v1"
+EVENT = "io.containerd.event.v1"
+GC = "io.containerd.gc.v1"
+GRPC = "io.containerd.grpc.v1"
+LEASE = "io.containerd.lease.v1"
+METADATA = "io.containerd.metadata.v1"
+RUNTIME = "io.containerd.runtime.v2"
+SHIM = "io.containerd.shim.v1"
+SNAPSHOTTER = "io.containerd.snapshotter.v1"
+VERBS = "io.portside.verbs.v1"
+
+
+class SkipPlugin(Exception):
+    """Raised by a builder where the plugin cannot work on this machine; the rest goes on without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Init:
+    """What a builder gets."""
+
+    root: Path
+    """The plugin's own directory below the root, named by its URI; made when asked for by ``make_root``."""
+    state: Path
+    """The same below the state directory."""
+    config: Mapping[str, Any]
+    """The plugin's table in the configuration."""
+    get: Callable[[str], Any]
+    """The one plugin of a type among those required; FailedPrecondition if it did not come up."""
+    all: Callable[[str], Mapping[str, Any]]
+    """All plugins of a type that came up, by id."""
+
+    def make_root(self) -> Path:
+        """The root, existing and 0700 whatever the umask."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root.chmod(0o700)
+        return self.root
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """One row of the registry; ``requires`` names types (all of that type come first) or full URIs."""
+
+    type: str
+    id: str
+    build: Callable[[Init], Any]
+    requires: Sequence[str] = ()
+    exports: Callable[[Init], Mapping[str, str]] = field(default=lambda init: {})
+    capabilities: Sequence[str] = ()
+
+    @property
+    def uri(self) -> str:
+        """``type.id``, as in ``disabled_plugins`` and in the names of directories."""
+        return f"{self.type}.{self.id}"
