@@ -61,6 +61,10 @@ class ContentWriter(Protocol):
         """Where it stands."""
         ...
 
+    async def digest(self) -> Digest:
+        """Of what is written so far."""
+        ...
+
     async def write(self, data: bytes | memoryview) -> None:
         """Append at the current offset."""
         ...

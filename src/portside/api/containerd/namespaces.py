@@ -1,0 +1,59 @@
+"""containerd.services.namespaces.v1.Namespaces."""
+
+from __future__ import annotations
+
+from portside.api.context import paths
+from portside.core.services import Backend
+from portside.errors import InvalidArgument
+from portside.wire.grpc.service import Call, inline
+from portside.wire.pb.containerd.services.namespaces.v1 import namespace_pb2 as pb
+from portside.wire.pb.google.protobuf import empty_pb2
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Namespaces"]
+
+
+class NamespacesService:
+    """Namespaces and their labels."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._namespaces = backend.namespaces
+
+    async def _namespace(self, name: str) -> pb.Namespace:
+        return pb.Namespace(name=name, labels=await self._namespaces.labels(name))
+
+    @inline
+    async def get(self, request: pb.GetNamespaceRequest, call: Call) -> pb.GetNamespaceResponse:
+        """One by name."""
+        return pb.GetNamespaceResponse(namespace=await self._namespace(request.name))
+
+    @inline
+    async def list(self, request: pb.ListNamespacesRequest, call: Call) -> pb.ListNamespacesResponse:
+        """All of them."""
+        names = await self._namespaces.list()
+        return pb.ListNamespacesResponse(namespaces=[await self._namespace(name) for name in names])
+
+    async def create(self, request: pb.CreateNamespaceRequest, call: Call) -> pb.CreateNamespaceResponse:
+        """Make one."""
+        await self._namespaces.create(request.namespace.name, dict(request.namespace.labels))
+        return pb.CreateNamespaceResponse(namespace=await self._namespace(request.namespace.name))
+
+    async def update(self, request: pb.UpdateNamespaceRequest, call: Call) -> pb.UpdateNamespaceResponse:
+        """Set labels: those named by ``labels.<key>``, or all those given."""
+        name, labels = request.namespace.name, dict(request.namespace.labels)
+        changes = labels
+        if mask := paths(request.update_mask):
+            if any(path != "labels" and not path.startswith("labels.") for path in mask):
+                raise InvalidArgument(f"update namespace {name}: only labels can change, not {', '.join(mask)}")
+            if "labels" in mask:
+                changes = dict.fromkeys(await self._namespaces.labels(name), "") | labels
+            else:
+                keys = [path.removeprefix("labels.") for path in mask]
+                changes = {key: labels.get(key, "") for key in keys}
+        for key, value in changes.items():
+            await self._namespaces.set_label(name, key, value)
+        return pb.UpdateNamespaceResponse(namespace=await self._namespace(name))
+
+    async def delete(self, request: pb.DeleteNamespaceRequest, call: Call) -> empty_pb2.Empty:
+        """Remove an empty one."""
+        await self._namespaces.delete(request.name)
+        return empty_pb2.Empty()
