@@ -1,0 +1,125 @@
+"""What the drivers that keep a snapshot as a directory have in common: places, removal, counting, durability.
+
+On disk, below the driver's root (mode 0700, so that nobody but us gets at setuid files of images)::
+
+    snapshots/<number>/fs     the snapshot's own files            0755, or the parent's mode and owner
+    snapshots/<number>/work   overlayfs' work directory            (overlayfs, active snapshots)
+    snapshots/new-<number>    one that is being made; garbage after a crash
+    removed/…                 put aside by ``remove``, deleted by ``sweep``
+
+A place is made under a private name and renamed, so ``snapshots/<number>`` is always complete. What a crash leaves
+under ``snapshots/new-…`` is put aside when the driver is opened: a root has one owner.
+
+What does not belong here: how a snapshot is mounted and how it gets its parents' files (``overlay``, ``native``).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from portside.core.snapshots import Kind, Usage
+from portside.errors import NotFound, from_oserror
+from portside.linux.trees import count_tree, remove_tree
+from portside.snapshots.durability import sync_file_system
+
+
+class DirectoryDriver:
+    """Base of the directory drivers; see ``core/snapshots.SnapshotDriver`` for what the methods mean."""
+
+    name = ""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root).absolute()
+        self._snapshots = self.root / "snapshots"
+        self._removed = self.root / "removed"
+        for path in (self.root, self._snapshots, self._removed):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.chmod(0o700)
+        self._aside_lock = threading.Lock()
+        self._aside = max((int(name) for name in os.listdir(self._removed) if name.isdecimal()), default=0)
+        self._sweep_lock = threading.Lock()
+        for name in os.listdir(self._snapshots):
+            if not name.isdecimal():
+                self._put_aside(self._snapshots / name)
+
+    def files(self, number: int) -> Path:
+        """The directory of the snapshot's own files."""
+        return self._snapshots / str(number) / "fs"
+
+    def create(self, number: int, kind: Kind, parents: Sequence[int]) -> None:
+        """Make the place for it."""
+        new = self._snapshots / f"new-{number}"
+        try:
+            self._put_aside(new)
+            self._put_aside(self._snapshots / str(number))
+            new.mkdir(mode=0o700)
+            new.chmod(0o700)
+            self._fill(new, kind, parents)
+            new.rename(self._snapshots / str(number))
+        except OSError as error:
+            self._put_aside(new)
+            raise from_oserror(error, f"make snapshot {number} of {self.name}") from error
+
+    def _fill(self, place: Path, kind: Kind, parents: Sequence[int]) -> None:
+        """Make ``fs`` and what else the kind of storage wants inside ``place``."""
+        raise NotImplementedError
+
+    def commit(self, number: int, *, sync: bool) -> Usage:
+        """Count it and, if ``sync``, bring it to disk."""
+        if sync:
+            try:
+                sync_file_system(self.files(number))
+            except FileNotFoundError as error:
+                raise NotFound(f"commit snapshot {number} of {self.name}: no such snapshot") from error
+            except OSError as error:
+                raise from_oserror(error, f"sync snapshot {number} of {self.name}") from error
+        return self.usage(number)
+
+    def usage(self, number: int) -> Usage:
+        """Count it now."""
+        try:
+            inodes, size = count_tree(os.fsencode(self.files(number)))
+        except FileNotFoundError as error:
+            raise NotFound(f"count snapshot {number} of {self.name}: no such snapshot") from error
+        except OSError as error:
+            raise from_oserror(error, f"count snapshot {number} of {self.name}") from error
+        return Usage(inodes, size)
+
+    def remove(self, number: int) -> None:
+        """Take it out of sight; missing is fine."""
+        try:
+            self._put_aside(self._snapshots / str(number))
+        except OSError as error:
+            raise from_oserror(error, f"remove snapshot {number} of {self.name}") from error
+
+    def sweep(self) -> None:
+        """Delete what ``remove`` put aside; one that cannot be deleted does not keep the others."""
+        failed: OSError | None = None
+        with self._sweep_lock:
+            fd = os.open(self._removed, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                for name in os.listdir(fd):
+                    try:
+                        remove_tree(fd, name)
+                    except OSError as error:
+                        failed = failed or error
+            finally:
+                os.close(fd)
+        if failed is not None:
+            raise from_oserror(failed, f"delete removed snapshots of {self.name}") from failed
+
+    def ids(self) -> Sequence[int]:
+        """The numbers that have a place on disk."""
+        return sorted(int(name) for name in os.listdir(self._snapshots) if name.isdecimal())
+
+    def _put_aside(self, path: Path) -> None:
+        with self._aside_lock:
+            self._aside += 1
+            number = self._aside
+        try:
+            path.rename(self._removed / str(number))
+        except FileNotFoundError:
+            return
