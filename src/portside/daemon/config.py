@@ -15,6 +15,8 @@ from typing import Any
 from portside.errors import InvalidArgument, NotFound
 
 DEFAULT_FILE = Path("/etc/portside/config.toml")
+DEFAULT_ROOT = Path("/var/lib/portside")
+DEFAULT_STATE = Path("/run/portside")
 VERSIONS = (2, 3, 4)
 _SERVER = "io.containerd.server.v1."
 _LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
@@ -24,9 +26,9 @@ _LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
 class DaemonConfig:
     """What a daemon runs with."""
 
-    root: Path = Path("/var/lib/portside")
+    root: Path = DEFAULT_ROOT
     """What must survive a reboot."""
-    state: Path = Path("/run/portside")
+    state: Path = DEFAULT_STATE
     """What need not."""
     address: str = ""
     """The gRPC socket; empty: ``portside.sock`` in ``state``."""
@@ -89,8 +91,8 @@ def parse(document: Mapping[str, Any]) -> DaemonConfig:
     if level not in _LEVELS:
         raise InvalidArgument(f"debug level {level!r}: want one of {', '.join(_LEVELS)}")
     return DaemonConfig(
-        root=Path(_value(document, "root", str) or DaemonConfig.root),
-        state=Path(_value(document, "state", str) or DaemonConfig.state),
+        root=Path(_value(document, "root", str) or DEFAULT_ROOT),
+        state=Path(_value(document, "state", str) or DEFAULT_STATE),
         address=_value(grpc, "address", str) or "",
         ttrpc_address=_value(ttrpc, "address", str) or "",
         uid=_value(grpc, "uid", int) or 0,
