@@ -33,6 +33,10 @@ class Services(Protocol):
         """The lease's id, or empty."""
         ...
 
+    def with_lease(self, lease: str) -> Services:
+        """The same services with everything made through them held by ``lease``; cheap."""
+        ...
+
     @property
     def content(self) -> ContentStore:
         """Blobs."""
