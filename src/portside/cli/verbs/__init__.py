@@ -1,0 +1,1 @@
+"""The verbs of portside, one module each: a table of options and one function."""
