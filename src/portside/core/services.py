@@ -72,6 +72,11 @@ class Services(Protocol):
         """Layers to snapshots and back."""
         ...
 
+    @property
+    def default_snapshotter(self) -> str:
+        """The name that an empty one stands for, as records need it."""
+        ...
+
     def snapshotter(self, name: str = "") -> Snapshotter:
         """By name; empty is the namespace's default. InvalidArgument if there is none of that name."""
         ...
