@@ -1,0 +1,526 @@
+"""The receiving half of a connection: bytes in, frames judged, events out.
+
+``H2Connection`` is made of this and of ``sending.py``. A rule that the peer breaks is raised here as
+RemoteProtocolError and turned into RST_STREAM or GOAWAY in one place, ``H2Connection.receive_data``.
+"""
+
+from __future__ import annotations
+
+from portside.wire.http2 import states
+from portside.wire.http2.errors import (
+    ENHANCE_YOUR_CALM,
+    FLOW_CONTROL_ERROR,
+    FRAME_SIZE_ERROR,
+    NO_ERROR,
+    PROTOCOL_ERROR,
+    REFUSED_STREAM,
+    STREAM_CLOSED,
+    RemoteProtocolError,
+)
+from portside.wire.http2.events import (
+    DataReceived,
+    Event,
+    GoAwayReceived,
+    HeadersReceived,
+    PingAcknowledged,
+    SettingsReceived,
+    StreamReset,
+    StreamWritable,
+)
+from portside.wire.http2.frames import (
+    ACK,
+    CONTINUATION,
+    END_HEADERS,
+    END_STREAM,
+    FRAME_HEADER,
+    MAX_STREAM_ID,
+    MAX_WINDOW,
+    PADDED,
+    PING,
+    PREFACE,
+    PRIORITIZED,
+    SETTING,
+    SETTINGS,
+    SETTINGS_ENABLE_PUSH,
+    SETTINGS_HEADER_TABLE_SIZE,
+    SETTINGS_INITIAL_WINDOW_SIZE,
+    SETTINGS_MAX_CONCURRENT_STREAMS,
+    SETTINGS_MAX_FRAME_SIZE,
+    SETTINGS_MAX_HEADER_LIST_SIZE,
+    TWO_WORDS,
+    WORD,
+    frame,
+    goaway,
+    rst_stream,
+)
+from portside.wire.http2.headers import REQUEST, RESPONSE, TRAILERS, check
+from portside.wire.http2.hpack import Decoder
+from portside.wire.http2.sending import RESET_BY_PEER, RESET_BY_US, Sending, Stream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from portside.wire.http2.hpack import Headers
+    from portside.wire.http2.limits import Limits
+
+_DRAIN_PING = b"drain\0\0\0"
+_SETTINGS_ACK = frame(SETTINGS, ACK, 0, b"")
+_unpack = FRAME_HEADER.unpack_from
+
+
+class Receiving(Sending):
+    """State and methods of the receiving half; see ``H2Connection`` for the public ones."""
+
+    def __init__(self, client: bool, limits: Limits, clock: Callable[[], float]) -> None:
+        super().__init__(client, limits)
+        self._clock = clock
+        self._decoder = Decoder(limits.header_table_size, limits.max_header_list_size)
+        self._window = max(limits.connection_window, 65535)
+        self._stream_window = max(limits.initial_window, 65535)  # the default holds until the peer acknowledges
+        self._held: list[bytes] = []  # bytes of a frame that is not complete
+        self._held_size = 0
+        self._needed = 0
+        self._preface = b"" if client else PREFACE
+        self._settled = False  # the peer's first SETTINGS have come
+        self._last_stream_id = 0  # highest stream of the peer that we took
+        self._next_stream_id = 1 if client else 2
+        self._goaway_sent: int | None = None  # streams of the peer above this are ignored
+        self._goaway_received: int | None = None
+        self._fragments: list[bytes] = []  # a header block that waits for CONTINUATION
+        self._fragments_size = 0
+        self._continued: tuple[int, int] | None = None  # its stream and flags
+        self._buckets: dict[str, tuple[float, float]] = {}
+        self._last_ping = float("-inf")
+        self._strikes = 0
+        self._on = (
+            self._on_data,
+            self._on_headers,
+            self._on_priority,
+            self._on_rst_stream,
+            self._on_settings,
+            self._on_push_promise,
+            self._on_ping,
+            self._on_goaway,
+            self._on_window_update,
+            self._on_continuation,
+        )
+
+    def _feed(self, data: bytes, events: list[Event]) -> None:
+        """Take bytes; complete frames are handled, the rest is kept."""
+        if self._held:
+            self._held.append(data)
+            self._held_size += len(data)
+            if self._held_size < self._needed:
+                return
+            data = b"".join(self._held)
+            self._held.clear()
+        if self._preface:
+            data = self._check_preface(data)
+        offset = 0
+        size = len(data)
+        most = self.limits.max_frame_size
+        on = self._on
+        while size - offset >= 9:
+            word, flags, stream_id = _unpack(data, offset)
+            length = word >> 8
+            kind = word & 0xFF
+            if length > most:
+                raise RemoteProtocolError(f"a frame of {length} bytes", FRAME_SIZE_ERROR)
+            end = offset + 9 + length
+            if not self._settled and (kind != SETTINGS or flags & ACK):
+                raise RemoteProtocolError("the first frame is not SETTINGS")  # section 3.4
+            if self._continued is not None and kind != CONTINUATION:  # section 6.10
+                raise RemoteProtocolError("another frame within a header block")
+            if end > size:
+                break
+            try:
+                if kind < 10:
+                    on[kind](data, offset + 9, end, flags, stream_id & 0x7FFFFFFF, events)
+                else:
+                    self._spend("ignored")  # section 4.1: unknown types are ignored
+            except RemoteProtocolError as error:
+                if not error.stream_id:
+                    raise
+                self._break_stream(error, events)
+            offset = end
+        if offset < size:
+            rest = data[offset:]
+            self._held.append(rest)
+            self._held_size = len(rest)
+            self._needed = 9 if len(rest) < 9 else 9 + (WORD.unpack_from(rest)[0] >> 8)
+
+    def _check_preface(self, data: bytes) -> bytes:
+        """Take the client's preface (section 3.4) from the front of ``data``."""
+        preface = self._preface
+        size = min(len(preface), len(data))
+        if data[:size] != preface[:size]:
+            raise RemoteProtocolError("not the preface of HTTP/2")
+        self._preface = preface[size:]
+        return data[size:]
+
+    def _break_stream(self, error: RemoteProtocolError, events: list[Event]) -> None:
+        """Answer a stream error (section 5.4.2)."""
+        stream_id = error.stream_id
+        stream = self._streams.get(stream_id)
+        self._out.append(rst_stream(stream_id, error.code))
+        if stream is not None:
+            self._drop(stream, RESET_BY_US)
+            events.append(StreamReset(stream_id, error.code, False, str(error)))
+        else:
+            self._remember(stream_id, RESET_BY_US)
+        self._spend("reset")
+
+    def _spend(self, kind: str) -> None:
+        """Count a frame of a kind that must not come too often."""
+        burst, rate = self.limits.bursts[kind]
+        now = self._clock()
+        tokens, then = self._buckets.get(kind, (float(burst), now))
+        tokens = min(burst, tokens + (now - then) * rate) - 1
+        if tokens < 0:
+            raise RemoteProtocolError(f"too many frames of the kind {kind!r}", ENHANCE_YOUR_CALM)
+        self._buckets[kind] = (tokens, now)
+
+    # HEADERS and CONTINUATION (sections 6.2, 6.10)
+
+    def _on_headers(self, data: bytes, start: int, end: int, flags: int, stream_id: int, events: list[Event]) -> None:
+        if flags & (PADDED | PRIORITIZED):
+            start, end = self._unpad(data, start, end, flags)
+            if flags & PRIORITIZED:  # deprecated (section 5.3.2): skipped
+                start += 5
+                if start > end:
+                    raise RemoteProtocolError("HEADERS too short for a priority", FRAME_SIZE_ERROR)
+        if not stream_id:
+            raise RemoteProtocolError("HEADERS on stream 0")
+        block = data[start:end]
+        if not flags & END_HEADERS:
+            self._fragments = [block]
+            self._fragments_size = len(block)
+            self._continued = (stream_id, flags)
+            return
+        self._on_block(block, flags & END_STREAM, stream_id, events)
+
+    def _on_continuation(
+        self, data: bytes, start: int, end: int, flags: int, stream_id: int, events: list[Event]
+    ) -> None:
+        if self._continued is None or self._continued[0] != stream_id:
+            raise RemoteProtocolError("CONTINUATION of nothing")
+        if start == end:
+            self._spend("empty")
+        self._fragments.append(data[start:end])
+        self._fragments_size += end - start
+        if self._fragments_size > self.limits.max_header_block:
+            raise RemoteProtocolError("a header block too large", ENHANCE_YOUR_CALM)
+        if flags & END_HEADERS:
+            flags = self._continued[1]
+            block = b"".join(self._fragments)
+            self._fragments = []
+            self._continued = None
+            self._on_block(block, flags & END_STREAM, stream_id, events)
+        elif len(self._fragments) > self.limits.max_continuations:
+            raise RemoteProtocolError("too many CONTINUATION frames", ENHANCE_YOUR_CALM)
+
+    def _on_block(self, block: bytes, end_stream: int, stream_id: int, events: list[Event]) -> None:
+        """A whole header block; it is decoded whatever becomes of it, since the table must stay in step."""
+        if len(block) > self.limits.max_header_block:
+            raise RemoteProtocolError("a header block too large", ENHANCE_YOUR_CALM)
+        headers = self._decoder.decode(block)
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            if self.client or not stream_id & 1:
+                self._judge_missing(stream_id, "HEADERS")
+            else:
+                self._on_request(headers, end_stream, stream_id, events)
+            return
+        if states.TABLE[stream.state][states.RECEIVE_HEADERS] is None:
+            raise RemoteProtocolError(f"HEADERS on a {states.NAMES[stream.state]} stream", STREAM_CLOSED, stream_id)
+        if headers.size > self.limits.max_header_list_size:
+            raise RemoteProtocolError("a header list too large", ENHANCE_YOUR_CALM, stream_id)
+        trailers = stream.head
+        if trailers:
+            if not end_stream:
+                raise RemoteProtocolError("trailers that do not end the stream", PROTOCOL_ERROR, stream_id)
+            check(headers, TRAILERS, stream_id)
+        else:
+            check(headers, RESPONSE, stream_id)
+            if headers.fields[0][1][:1] != b"1":
+                stream.head = True
+                stream.expected = headers.content_length
+            elif end_stream:
+                raise RemoteProtocolError("an informational response that ends the stream", PROTOCOL_ERROR, stream_id)
+        events.append(HeadersReceived(stream_id, headers, bool(end_stream), trailers))
+        if end_stream:
+            self._end(stream)
+
+    def _on_request(self, headers: Headers, end_stream: int, stream_id: int, events: list[Event]) -> None:
+        """The first header list of a stream of the client (section 5.1.1)."""
+        if stream_id <= self._last_stream_id:
+            self._judge_missing(stream_id, "HEADERS")
+            return
+        if self._goaway_sent is not None and stream_id > self._goaway_sent:
+            return  # section 6.8: the client knows that this was not processed
+        self._last_stream_id = stream_id
+        if len(self._streams) >= self.limits.max_concurrent_streams:
+            raise RemoteProtocolError("too many streams", REFUSED_STREAM, stream_id)
+        if headers.size > self.limits.max_header_list_size:
+            raise RemoteProtocolError("a header list too large", ENHANCE_YOUR_CALM, stream_id)
+        if headers.checked != REQUEST:
+            check(headers, REQUEST, stream_id)
+        if end_stream and headers.content_length > 0:
+            raise RemoteProtocolError("less content than content-length says", PROTOCOL_ERROR, stream_id)
+        stream = Stream(
+            stream_id,
+            states.HALF_CLOSED_REMOTE if end_stream else states.OPEN,
+            self._stream_window,
+            self.peer.initial_window,
+        )
+        stream.head = True
+        stream.expected = headers.content_length
+        self._streams[stream_id] = stream
+        events.append(HeadersReceived(stream_id, headers, bool(end_stream), False))
+
+    def _judge_missing(self, stream_id: int, what: str) -> None:
+        """A frame with content on a stream that is not in use: who closed it decides (section 5.1, closed)."""
+        if self._is_idle(stream_id):
+            if self._goaway_sent is not None and not self.client and stream_id & 1:
+                return
+            raise RemoteProtocolError(f"{what} on idle stream {stream_id}")
+        by = self._gone.get(stream_id)
+        if by == RESET_BY_US:
+            return  # the peer may not have known
+        if by == RESET_BY_PEER:
+            raise RemoteProtocolError(f"{what} after RST_STREAM", STREAM_CLOSED, stream_id)
+        raise RemoteProtocolError(f"{what} after END_STREAM on stream {stream_id}", STREAM_CLOSED)
+
+    def _is_idle(self, stream_id: int) -> bool:
+        if stream_id & 1 == (self._next_stream_id & 1):
+            return stream_id >= self._next_stream_id
+        return stream_id > self._last_stream_id
+
+    def _end(self, stream: Stream) -> None:
+        """The peer has ended its side."""
+        if stream.expected > 0:
+            raise RemoteProtocolError("less content than content-length says", PROTOCOL_ERROR, stream.id)
+        state = states.TABLE[stream.state][states.RECEIVE_END]
+        assert state is not None  # its callers have looked up the frame that carries the flag
+        stream.state = state
+        self._forget_if_closed(stream)
+
+    # DATA (section 6.1)
+
+    def _on_data(self, data: bytes, start: int, end: int, flags: int, stream_id: int, events: list[Event]) -> None:
+        size = end - start
+        self._window -= size
+        if self._window < 0:
+            raise RemoteProtocolError("more data than the connection's window", FLOW_CONTROL_ERROR)
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            if not stream_id:
+                raise RemoteProtocolError("DATA on stream 0")
+            self._replenish()
+            self._judge_missing(stream_id, "DATA")
+            return
+        if flags & PADDED:
+            start, end = self._unpad(data, start, end, flags)
+        state = states.TABLE[stream.state][states.RECEIVE_DATA]
+        if state is None:
+            raise RemoteProtocolError(f"DATA on a {states.NAMES[stream.state]} stream", STREAM_CLOSED, stream_id)
+        stream.window -= size
+        if stream.window < 0:
+            raise RemoteProtocolError("more data than the stream's window", FLOW_CONTROL_ERROR, stream_id)
+        if not stream.head:
+            raise RemoteProtocolError("DATA before the response", PROTOCOL_ERROR, stream_id)
+        if stream.expected >= 0:
+            stream.expected -= end - start
+            if stream.expected < 0:
+                raise RemoteProtocolError("more content than content-length says", PROTOCOL_ERROR, stream_id)
+        stream.unread += size
+        self._unread += size
+        if flags & END_STREAM:
+            if stream.expected > 0 or stream.state == states.HALF_CLOSED_LOCAL:
+                self._end(stream)
+            else:
+                stream.state = states.HALF_CLOSED_REMOTE
+            events.append(DataReceived(stream_id, data[start:end], size, True))
+        else:
+            if start == end:
+                self._spend("empty")
+            events.append(DataReceived(stream_id, data[start:end], size, False))
+        if self._window < self.limits.connection_window >> 1:
+            self._replenish()
+
+    def _unpad(self, data: bytes, start: int, end: int, flags: int) -> tuple[int, int]:
+        """Where the content of a padded frame begins and ends."""
+        if not flags & PADDED:
+            return start, end
+        if start == end:
+            raise RemoteProtocolError("a padded frame without its length of padding", FRAME_SIZE_ERROR)
+        padding = data[start]
+        if padding >= end - start:
+            raise RemoteProtocolError("more padding than the frame has")
+        return start + 1, end - padding
+
+    # The small ones
+
+    def _on_priority(self, data: bytes, start: int, end: int, flags: int, stream_id: int, events: list[Event]) -> None:
+        """Deprecated (section 5.3.2): only its form is looked at."""
+        if not stream_id:
+            raise RemoteProtocolError("PRIORITY on stream 0")
+        self._spend("ignored")
+        if end - start != 5:
+            if self._is_idle(stream_id):  # RST_STREAM is not allowed there
+                raise RemoteProtocolError("PRIORITY of a wrong size", FRAME_SIZE_ERROR)
+            raise RemoteProtocolError("PRIORITY of a wrong size", FRAME_SIZE_ERROR, stream_id)
+
+    def _on_rst_stream(
+        self, data: bytes, start: int, end: int, flags: int, stream_id: int, events: list[Event]
+    ) -> None:
+        if not stream_id:
+            raise RemoteProtocolError("RST_STREAM on stream 0")
+        if end - start != 4:
+            raise RemoteProtocolError("RST_STREAM of a wrong size", FRAME_SIZE_ERROR)
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            if self._is_idle(stream_id) and self._goaway_sent is None:
+                raise RemoteProtocolError(f"RST_STREAM on idle stream {stream_id}")
+            self._spend("reset")
+            return
+        self._drop(stream, RESET_BY_PEER)
+        events.append(StreamReset(stream_id, WORD.unpack_from(data, start)[0], True))
+        if not self.client:
+            self._spend("reset")
+
+    def _on_push_promise(
+        self, data: bytes, start: int, end: int, flags: int, stream_id: int, events: list[Event]
+    ) -> None:
+        raise RemoteProtocolError("PUSH_PROMISE, which is not enabled")  # section 8.4
+
+    def _on_ping(self, data: bytes, start: int, end: int, flags: int, stream_id: int, events: list[Event]) -> None:
+        if stream_id:
+            raise RemoteProtocolError("PING on a stream")
+        if end - start != 8:
+            raise RemoteProtocolError("PING of a wrong size", FRAME_SIZE_ERROR)
+        payload = data[start:end]
+        if flags & ACK:
+            if payload == _DRAIN_PING and self._goaway_sent == MAX_STREAM_ID:
+                self._goaway_sent = self._last_stream_id
+                self._out.append(goaway(self._last_stream_id, NO_ERROR))
+            events.append(PingAcknowledged(payload))
+            return
+        self._spend("ping")
+        if not self.client:
+            self._watch_keepalive()
+        self._out.append(frame(PING, ACK, 0, payload))
+
+    def _watch_keepalive(self) -> None:
+        """A client that pings too often, and not because of what we sent, is told so (gRPC: keepalive enforcement)."""
+        now = self._clock()
+        if self._sent_something or now - self._last_ping >= self.limits.ping_interval:
+            self._strikes = 0
+        else:
+            self._strikes += 1
+            if self._strikes > self.limits.max_ping_strikes:
+                raise RemoteProtocolError("too_many_pings", ENHANCE_YOUR_CALM)
+        self._last_ping = now
+        self._sent_something = False
+
+    def _on_goaway(self, data: bytes, start: int, end: int, flags: int, stream_id: int, events: list[Event]) -> None:
+        if stream_id:
+            raise RemoteProtocolError("GOAWAY on a stream")
+        if end - start < 8:
+            raise RemoteProtocolError("GOAWAY of a wrong size", FRAME_SIZE_ERROR)
+        last, code = TWO_WORDS.unpack_from(data, start)
+        last &= MAX_STREAM_ID
+        if self._goaway_received is not None and last > self._goaway_received:
+            raise RemoteProtocolError("GOAWAY that takes more streams than the one before")  # section 6.8
+        self._goaway_received = last
+        events.append(GoAwayReceived(last, code, data[start + 8 : end]))
+        for stream in [s for s in self._streams.values() if s.id > last and self.client]:
+            self._drop(stream, RESET_BY_US)
+            events.append(StreamReset(stream.id, REFUSED_STREAM, True, "the peer is going away"))
+
+    def _on_window_update(
+        self, data: bytes, start: int, end: int, flags: int, stream_id: int, events: list[Event]
+    ) -> None:
+        if end - start != 4:
+            raise RemoteProtocolError("WINDOW_UPDATE of a wrong size", FRAME_SIZE_ERROR)
+        increment = WORD.unpack_from(data, start)[0] & MAX_WINDOW
+        if not stream_id:
+            if not increment:
+                raise RemoteProtocolError("WINDOW_UPDATE by nothing")
+            self._send_window += increment
+            if self._send_window > MAX_WINDOW:
+                raise RemoteProtocolError("the connection's window is too large", FLOW_CONTROL_ERROR)
+            if self._waiting:
+                events += map(StreamWritable, self._pump_all())
+            return
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            if self._is_idle(stream_id) and self._goaway_sent is None:
+                raise RemoteProtocolError(f"WINDOW_UPDATE on idle stream {stream_id}")
+            return
+        if not increment:
+            raise RemoteProtocolError("WINDOW_UPDATE by nothing", PROTOCOL_ERROR, stream_id)
+        stream.send_window += increment
+        if stream.send_window > MAX_WINDOW:
+            raise RemoteProtocolError("the stream's window is too large", FLOW_CONTROL_ERROR, stream_id)
+        if stream.queue and self._pump(stream):
+            events.append(StreamWritable(stream_id))
+
+    # SETTINGS (section 6.5)
+
+    def _on_settings(self, data: bytes, start: int, end: int, flags: int, stream_id: int, events: list[Event]) -> None:
+        if stream_id:
+            raise RemoteProtocolError("SETTINGS on a stream")
+        if flags & ACK:
+            if start != end:
+                raise RemoteProtocolError("an acknowledgement of SETTINGS with content", FRAME_SIZE_ERROR)
+            self._on_settings_ack()
+            return
+        if (end - start) % 6:
+            raise RemoteProtocolError("SETTINGS of a wrong size", FRAME_SIZE_ERROR)
+        self._spend("settings")
+        self._settled = True
+        changes: dict[int, int] = {}
+        for key, value in SETTING.iter_unpack(data[start:end]):
+            self._apply(key, value)
+            changes[key] = value
+        self._out.append(_SETTINGS_ACK)
+        events.append(SettingsReceived(changes))
+        if self._waiting:
+            events += map(StreamWritable, self._pump_all())
+
+    def _on_settings_ack(self) -> None:
+        """What we advertised holds from here on."""
+        self._decoder.allow(self.limits.header_table_size)
+        delta = self.limits.initial_window - self._stream_window
+        if delta:
+            self._stream_window += delta
+            for stream in self._streams.values():
+                stream.window += delta
+
+    def _apply(self, key: int, value: int) -> None:
+        peer = self.peer
+        if key == SETTINGS_HEADER_TABLE_SIZE:
+            peer.header_table_size = value  # our encoder keeps no table, so nothing follows
+        elif key == SETTINGS_ENABLE_PUSH:
+            if value > 1 or (value and self.client):
+                raise RemoteProtocolError(f"SETTINGS_ENABLE_PUSH is {value}")
+            peer.enable_push = value
+        elif key == SETTINGS_MAX_CONCURRENT_STREAMS:
+            peer.max_concurrent_streams = value
+        elif key == SETTINGS_INITIAL_WINDOW_SIZE:
+            if value > MAX_WINDOW:
+                raise RemoteProtocolError(f"SETTINGS_INITIAL_WINDOW_SIZE is {value}", FLOW_CONTROL_ERROR)
+            delta = value - peer.initial_window
+            peer.initial_window = value
+            for stream in self._streams.values():  # section 6.9.2
+                stream.send_window += delta
+                if stream.send_window > MAX_WINDOW:
+                    raise RemoteProtocolError("a stream's window is too large", FLOW_CONTROL_ERROR)
+        elif key == SETTINGS_MAX_FRAME_SIZE:
+            if not 16384 <= value <= 16777215:
+                raise RemoteProtocolError(f"SETTINGS_MAX_FRAME_SIZE is {value}")
+            peer.max_frame_size = value
+        elif key == SETTINGS_MAX_HEADER_LIST_SIZE:
+            peer.max_header_list_size = value
