@@ -1,0 +1,90 @@
+"""``run`` and ``exec`` share this: ask for a process with our streams, follow it, leave with its status."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from portside.cli.attach import Fifos, Session, Terminal, window_size
+from portside.cli.door import Door
+from portside.errors import PortsideError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from portside.cli.main import Context
+
+
+def attached(context: Context, method: str, request: dict[str, Any], *, stdin: bool, terminal: bool) -> int:
+    """Start the process that ``request`` describes and stay with it; its exit status."""
+    base = os.path.join(os.environ.get("XDG_RUNTIME_DIR") or "/run", "portside-fifo")
+    if terminal and stdin and not os.isatty(0):
+        raise PortsideError("the input is not a terminal; leave -t away")
+    fifos = Fifos(base, stdin=stdin, terminal=terminal)
+    raw = None
+    try:
+        request["streams"] = {
+            "stdin": fifos.stdin, "stdout": fifos.stdout, "stderr": fifos.stderr, "terminal": terminal,
+            **dict(zip(("width", "height"), window_size(), strict=True)),
+        }  # fmt: skip
+        with Door(context) as door:
+            follower = _Follower(context)
+            stream = door.stream(method, request)
+            raw = Terminal(0) if terminal and os.isatty(0) else None
+            session = Session(
+                fifos,
+                stream,
+                on_event=follower.event,
+                on_signal=follower.signal,
+                on_resize=follower.resize if terminal else None,
+                on_stdin_end=follower.stdin_end,
+            )
+            status = session.run()
+        if status is None:
+            raise PortsideError(f"container {follower.container}: the daemon went away; the container goes on")
+        return status
+    finally:
+        if raw is not None:
+            raw.close()
+        fifos.close()
+
+
+class _Follower:
+    """What happens to an attached process, and what we ask the daemon meanwhile, on a connection of its own."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.container = self.exec = ""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Remember who it is; show progress of a pull."""
+        if started := event.get("started"):
+            self.container, self.exec = started["container"], started["exec"]
+        elif (progress := event.get("progress")) and progress["stage"] == "resolving":
+            print(f"{progress['object']}: not here, pulling", file=sys.stderr)
+
+    def signal(self, number: int) -> None:
+        """Hand a signal on; before the start it ends us."""
+        if not self.container:
+            raise KeyboardInterrupt
+        self._ask("Kill", signal=str(number))
+
+    def resize(self) -> None:
+        """Tell the new size."""
+        width, height = window_size()
+        self._ask("Resize", width=width, height=height)
+
+    def stdin_end(self) -> None:
+        """Our input has ended, so must the container's."""
+        self._ask("CloseStdin")
+
+    def _ask(self, method: str, **fields: Any) -> None:
+        if not self.container:
+            return
+        try:
+            with Door(self._context) as door:
+                door.call(method, {"container": self.container, "exec": self.exec, **fields}, timeout=10)
+        except PortsideError as error:
+            print(f"portside: {error}", file=sys.stderr)

@@ -1,0 +1,24 @@
+"""``portside kill``: send a signal to containers."""
+
+from __future__ import annotations
+
+from portside.cli.each import for_each
+from portside.cli.options import Option, Verb
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from portside.cli.main import Context
+
+VERB = Verb(
+    "kill",
+    "CONTAINER...",
+    "Send a signal to containers.",
+    (Option("-s", "--signal", value="SIGNAL", help="a name or a number", default="KILL"),),
+)
+
+
+def run(context: Context, values: dict[str, Any], arguments: list[str]) -> int:
+    """0 if all of them could be done."""
+    return for_each(context, arguments, "Kill", signal=values["signal"])
