@@ -84,4 +84,7 @@ METHODS = {
     "Resize": (tables.ResizeRequest, tables.ContainerResponse),
     "Stats": (tables.StatsRequest, tables.StatsRound),
     "Info": (tables.InfoRequest, tables.InfoResponse),
-} | dict.fromkeys(("Start", "Stop", "Kill", "Pause", "Resume", "Remove", "Wait", "CloseStdin"), (tables.ContainerRequest, tables.ContainerResponse))
+} | dict.fromkeys(
+    ("Start", "Stop", "Kill", "Pause", "Resume", "Remove", "Wait", "CloseStdin"),
+    (tables.ContainerRequest, tables.ContainerResponse),
+)

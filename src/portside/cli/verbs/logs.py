@@ -47,7 +47,7 @@ def run(context: Context, values: dict[str, Any], arguments: list[str]) -> int:
         for entry in door.stream("Logs", request):
             target = err if entry["stream"] == "stderr" else out
             if values["timestamps"] and fresh:
-                target.write(_stamp(entry["time_ns"]).encode() + b" ")
+                target.write(stamp(entry["time_ns"]).encode() + b" ")
             target.write(entry["data"])
             target.flush()
             fresh = entry["data"].endswith(b"\n")
@@ -72,7 +72,8 @@ def moment(text: str) -> int:
         raise UsageError(f"time {text!r}: want RFC 3339, seconds since 1970, or an age such as 10m") from None
 
 
-def _stamp(ns: int) -> str:
+def stamp(ns: int) -> str:
+    """RFC 3339 with nanoseconds, UTC."""
     import time
 
     seconds, rest = divmod(ns, 1_000_000_000)
