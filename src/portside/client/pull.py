@@ -88,7 +88,8 @@ class _Pull:
             try:
                 await self._image(descriptor, manifest, wanted)
             except BaseExceptionGroup as group:
-                raise first_error(group) from None
+                error = first_error(group)
+                raise error from error.__cause__
 
     async def _document(self, descriptor: Descriptor) -> Manifest | Index:
         if descriptor.media_type not in INDEXES | MANIFESTS:
