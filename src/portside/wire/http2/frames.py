@@ -1,4 +1,4 @@
-"""Frame types, flags, settings and the nine bytes before each payload (RFC 9113, sections 4 and 6); not what is legal."""
+"""Frame types, flags, settings and the nine bytes before each payload (RFC 9113, sections 4 and 6); no judgement."""
 
 from __future__ import annotations
 
