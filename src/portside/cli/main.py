@@ -138,3 +138,7 @@ def _print_help() -> None:
 def _fail(text: str, status: int) -> int:
     print(text, file=sys.stderr)
     return status
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What several test rooms share: real peers, images, counts of what is left behind."""

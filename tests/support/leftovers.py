@@ -1,0 +1,37 @@
+"""Counts what a container engine can leave behind: mounts, processes, cgroups, fifos, sockets, directories."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def mounts() -> set[str]:
+    """Mount points of this namespace."""
+    return {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+
+
+def processes(word: str) -> dict[int, str]:
+    """Processes whose command line has ``word``, except ourselves."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if word in line:
+                found[int(entry.name)] = line
+    return found
+
+
+def cgroups(word: str) -> set[str]:
+    """Cgroups, of every hierarchy, whose path has ``word``."""
+    return {
+        directory for directory, _, _ in os.walk("/sys/fs/cgroup") if word in directory
+    }  # the mount points themselves do not have it
+
+
+def fifos(directory: Path) -> set[str]:
+    """Fifos and sockets below a directory."""
+    return {str(path) for path in directory.rglob("*") if path.is_fifo() or path.is_socket()}
