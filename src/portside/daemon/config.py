@@ -19,7 +19,7 @@ DEFAULT_ROOT = Path("/var/lib/portside")
 DEFAULT_STATE = Path("/run/portside")
 VERSIONS = (2, 3, 4)
 _SERVER = "io.containerd.server.v1."
-_LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
+LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,8 @@ def parse(document: Mapping[str, Any]) -> DaemonConfig:
     ttrpc = _table(plugins, _SERVER + "ttrpc") if version == 4 else _table(document, "ttrpc")
     debug = _table(plugins, _SERVER + "debug") if version == 4 else _table(document, "debug")
     level = _value(debug, "level", str) or "info"
-    if level not in _LEVELS:
-        raise InvalidArgument(f"debug level {level!r}: want one of {', '.join(_LEVELS)}")
+    if level not in LEVELS:
+        raise InvalidArgument(f"debug level {level!r}: want one of {', '.join(LEVELS)}")
     return DaemonConfig(
         root=Path(_value(document, "root", str) or DEFAULT_ROOT),
         state=Path(_value(document, "state", str) or DEFAULT_STATE),

@@ -1,0 +1,59 @@
+"""The daemon as a process: configuration in, signals out; what it serves is a ``Host``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+
+from portside.daemon.config import DaemonConfig
+from portside.daemon.host import Host
+from portside.daemon.logs import configure
+from portside.daemon.notify import notify
+from portside.version import __version__
+
+log = logging.getLogger(__name__)
+
+DRAIN = 5.0
+"""Seconds that calls in progress get to finish when we are told to end."""
+
+
+def serve(config: DaemonConfig) -> None:
+    """Serve until SIGTERM or SIGINT; containers go on."""
+    configure(config.log_level)
+    _set_oom_score(config.oom_score)
+    os.umask(0o027)
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(_serve(config))
+    else:
+        uvloop.run(_serve(config))
+
+
+async def _serve(config: DaemonConfig) -> None:
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    log.info("portside %s: root %s, state %s", __version__, config.root, config.state)
+    host = await Host.start(config)
+    try:
+        log.info("serving on %s", config.socket)
+        notify("READY=1")
+        await ending.wait()
+        notify("STOPPING=1")
+        log.info("ending; containers go on")
+    finally:
+        await host.stop(DRAIN)
+
+
+def _set_oom_score(score: int) -> None:
+    if not score:
+        return
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(score))
+    except OSError as error:
+        log.warning("oom_score %d: %s", score, error.strerror)
