@@ -31,6 +31,7 @@ _NUMBERS = {
     "capget": (125, 90),
     "capset": (126, 91),
     "execveat": (322, 281),
+    "fstatfs": (138, 44),
     "getcwd": (79, 17),
     "ioprio_set": (251, 30),
     "kcmp": (312, 272),
