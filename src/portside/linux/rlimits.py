@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 
 from portside.errors import InvalidArgument
@@ -9,7 +10,7 @@ from portside.errors import InvalidArgument
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, TypeGuard
 
     Limit = tuple[int, int, int]
 
@@ -24,8 +25,10 @@ def parse(rlimits: Sequence[Any] | None) -> list[Limit]:
     """(number, soft, hard) for each entry; an unknown or repeated type or soft above hard is InvalidArgument."""
     found: list[Limit] = []
     for entry in rlimits or []:
-        kind, soft, hard = (entry.get(key) if isinstance(entry, dict) else None for key in ("type", "soft", "hard"))
-        number = _NUMBERS.get(kind) if isinstance(kind, str) else None
+        if not isinstance(entry, dict):
+            raise InvalidArgument("process.rlimits: want a list of objects")
+        kind, soft, hard = entry.get("type"), entry.get("soft"), entry.get("hard")
+        number = _NUMBERS.get(str(kind))
         if number is None:
             raise InvalidArgument(f"process.rlimits: {str(kind)[:80]!r} is not a resource")
         if any(number == other for other, _soft, _hard in found):
@@ -36,7 +39,7 @@ def parse(rlimits: Sequence[Any] | None) -> list[Limit]:
     return found
 
 
-def _is_limit(value: object) -> bool:
+def _is_limit(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _INFINITY
 
 
@@ -45,11 +48,9 @@ def apply(limits: Sequence[Limit], pid: int = 0) -> None:
     for number, soft, hard in limits:
         try:
             resource.prlimit(pid, number, (_value(soft), _value(hard)))
-        except ValueError:
-            # The module's word for a hard limit above the present one.
-            raise PermissionError(
-                1, f"rlimit {_name(number)}: {soft}:{hard} is above what this process may set"
-            ) from None
+        except (PermissionError, ValueError):  # the latter is the module's word for the former in some versions
+            text = f"{_name(number)} {soft}:{hard} is above what this process may set"
+            raise PermissionError(errno.EPERM, text) from None
 
 
 def _value(limit: int) -> int:
