@@ -32,7 +32,6 @@ _NUMBERS = {
     "capset": (126, 91),
     "execveat": (322, 281),
     "fstatfs": (138, 44),
-    "fstatfs": (138, 44),
     "getcwd": (79, 17),
     "ioprio_set": (251, 30),
     "kcmp": (312, 272),
