@@ -10,11 +10,10 @@ import errno
 import os
 
 from portside.errors import InvalidArgument
-from portside.linux.mount import filesystem_type
+from portside.linux.mount import PROC_SUPER_MAGIC, filesystem_type
 from portside.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_XDEV, openat2
 
 UNCONFINED = "unconfined"
-_PROC_SUPER_MAGIC = 0x9FA0  # linux/magic.h
 _PROC_ROOT_INODE = 1
 
 
@@ -63,7 +62,7 @@ def set_exec_profile(proc: int, profile: str) -> None:
 
 def check_proc(proc: int) -> None:
     """OSError (EINVAL) unless ``proc`` is open on the root of a procfs."""
-    if filesystem_type(proc) != _PROC_SUPER_MAGIC or os.fstat(proc).st_ino != _PROC_ROOT_INODE:
+    if filesystem_type(proc) != PROC_SUPER_MAGIC or os.fstat(proc).st_ino != _PROC_ROOT_INODE:
         raise OSError(errno.EINVAL, "this is not the root of a procfs", "/proc")
 
 

@@ -14,14 +14,13 @@ import stat
 import struct
 import termios
 
-from portside.linux.mount import filesystem_type
+from portside.linux.mount import DEVPTS_SUPER_MAGIC, filesystem_type
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Self
 
 _TIOCGPTN, _TIOCSPTLCK, _TIOCGPTPEER = 0x80045430, 0x40045431, 0x5441
-_DEVPTS_SUPER_MAGIC = 0x1CD1  # linux/magic.h
 _UNIX98_MAJORS = range(136, 144)
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6  # places in what tcgetattr returns
 
@@ -55,7 +54,7 @@ def check_peer(fd: int) -> None:
     """OSError (ENODEV) unless ``fd`` (O_PATH will do) is a terminal of a devpts."""
     found = os.fstat(fd)
     is_terminal = stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) in _UNIX98_MAJORS
-    if not is_terminal or filesystem_type(fd) != _DEVPTS_SUPER_MAGIC:
+    if not is_terminal or filesystem_type(fd) != DEVPTS_SUPER_MAGIC:
         raise OSError(errno.ENODEV, "not a terminal of a devpts")
 
 
