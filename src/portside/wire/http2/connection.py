@@ -65,7 +65,7 @@ class H2Connection(Receiving):
 
     Both roles: ``receive_data``, ``data_to_send`` or ``buffers_to_send``, ``send_headers``, ``send_data``,
     ``acknowledge``, ``reset_stream``, ``waiting``, ``ping``, ``close``. Clients: ``open_stream``, ``can_open_stream``.
-    Servers: ``send_response``, ``drain``. ``peer`` has the settings of the other side; ``client``, ``limits`` are as given.
+    Servers: ``send_response``, ``drain``. ``peer`` has the settings of the other side.
     """
 
     def __init__(self, client: bool, limits: Limits = _DEFAULTS, clock: Callable[[], float] = monotonic) -> None:

@@ -96,6 +96,7 @@ class Sending:
         self._sent_something = False  # headers or data since the last PING (keepalive enforcement)
         self._gone: dict[int, int] = {}  # streams lately reset → by whom
         self._unread = 0
+        self._queued = 0
 
     def data_to_send(self) -> bytes:
         """All that is queued for the peer, in one piece; the queue is empty then."""
@@ -155,6 +156,7 @@ class Sending:
         if queue is None:
             queue = stream.queue = deque()
         queue.extend(memoryview(buffer) for buffer in buffers if len(buffer))
+        self._queued += size
         if end_stream:
             queue.append(_END)
             self._mark_end(stream)
@@ -226,6 +228,11 @@ class Sending:
         return sum(len(item) for item in stream.queue if isinstance(item, memoryview))
 
     @property
+    def unsent(self) -> int:
+        """Bytes of all streams that wait for flow control."""
+        return self._queued
+
+    @property
     def open_streams(self) -> int:
         """Streams in use, those included whose last data still waits for flow control."""
         return len(self._streams)
@@ -268,6 +275,7 @@ class Sending:
 
     def _drop(self, stream: Stream, by: int) -> None:
         """The stream is reset: forget all of it except that it was."""
+        self._queued -= self.waiting(stream.id)
         stream.state = states.CLOSED
         stream.queue = None
         self._waiting.pop(stream.id, None)
@@ -323,6 +331,7 @@ class Sending:
             self._sent_something = True
             stream.send_window -= size
             self._send_window -= size
+            self._queued -= size
             quota -= size
             out.append(_pack(size << 8 | DATA, END_STREAM if end else 0, stream.id))
             out += parts
