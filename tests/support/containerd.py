@@ -1,0 +1,37 @@
+"""Debian's containerd on a private root: the real peer of our clients."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.peers import accepts, need_program, need_root, stop, wait_for
+
+CONFIG = """version = 2
+root = "{directory}/root"
+state = "{directory}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "{directory}/c.sock"
+[ttrpc]
+address = "{directory}/c.sock.ttrpc"
+"""
+
+
+@contextmanager
+def containerd(directory: Path) -> Iterator[Path]:
+    """The socket of a containerd of our own, without CRI; stopped by its pid."""
+    need_root()
+    need_program("containerd", "ctr", "containerd-shim-runc-v2")
+    directory.mkdir(parents=True, exist_ok=True)
+    config = directory / "config.toml"
+    config.write_text(CONFIG.format(directory=directory))
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(["containerd", "-c", str(config)], stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(lambda: accepts(directory / "c.sock"), f"containerd, see {directory}/log")
+        yield directory / "c.sock"
+    finally:
+        stop(process)
