@@ -14,6 +14,7 @@ from portside.client.flights import Flights
 from portside.client.leasing import hold
 from portside.client.progress import EXTRACTED, EXTRACTING, Progress, ProgressCallback, ignore
 from portside.core.labels import GC_REF_SNAPSHOT, SNAPSHOT_REF, UNCOMPRESSED
+from portside.core.mount import Mount
 from portside.core.services import Services
 from portside.core.snapshots import Snapshotter
 from portside.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, PortsideError
@@ -86,7 +87,7 @@ async def _apply(
         await store.stat(chain)
         return
     try:
-        applied = await services.diff.apply(layer, mounts, sync_fs=True)
+        applied = await _unpacked(services, layer, mounts)
         if applied.digest != diff_id:
             raise DataLoss(f"layer {layer.digest}: unpacks to {applied.digest}, the image says {diff_id}")
         await store.commit(chain, key, labels)
@@ -96,6 +97,15 @@ async def _apply(
         await _remove(store, key)
         raise
     await add_labels(services, layer.digest, {UNCOMPRESSED: str(diff_id)})
+
+
+async def _unpacked(services: Services, layer: Descriptor, mounts: Sequence[Mount]) -> Descriptor:
+    try:
+        return await services.diff.apply(layer, mounts, sync_fs=True)
+    except PortsideError as error:
+        if layer.digest in str(error):
+            raise
+        raise type(error)(f"unpack layer {layer.digest}: {error}") from error
 
 
 async def _remove(store: Snapshotter, key: str) -> None:

@@ -1,0 +1,109 @@
+"""Push: an image to a registry, children before parents, so that what is there is whole at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+
+from portside.client.closure import MAX_DEPTH, by_platform, read_document
+from portside.client.fetch import ref_of
+from portside.client.flights import first_error
+from portside.client.progress import DONE, UPLOADED, UPLOADING, Progress, ProgressCallback, ignore
+from portside.client.sources import Sink
+from portside.core.images import Image
+from portside.core.services import Services
+from portside.errors import InvalidArgument, NotFound
+from portside.oci.descriptor import INDEXES, MANIFESTS, Descriptor
+from portside.oci.image import Index
+from portside.oci.platform import Platform, host_platform
+from portside.oci.reference import Reference
+
+MAX_UPLOADS = 4
+"""Blobs sent at the same time."""
+
+
+async def push(
+    services: Services, sink: Sink, image: Image, reference: Reference,
+    *, platform: Platform | None = None, progress: ProgressCallback = ignore,
+) -> Descriptor:  # fmt: skip
+    """Send ``image`` as ``reference``; what was sent.
+
+    An index goes as a whole if all of it is here; otherwise, or with ``platform``, the one manifest for that (or this
+    machine's) platform goes in its place. NotFound if not even that is here.
+    """
+    target = await _choose(services, image, platform)
+    await _Push(services, sink, reference, progress).tree(target, target, MAX_DEPTH)
+    progress(Progress(str(reference), DONE))
+    return target
+
+
+async def _choose(services: Services, image: Image, platform: Platform | None) -> Descriptor:
+    if platform is None and await _is_whole(services, image.target, MAX_DEPTH):
+        return image.target
+    target, depth = image.target, MAX_DEPTH
+    while target.media_type in INDEXES and depth:
+        document = await read_document(services, target)
+        assert isinstance(document, Index)
+        for child in by_platform(document, platform or host_platform()):
+            if await _is_whole(services, child, depth):
+                target = child
+                break
+        else:
+            raise NotFound(f"image {image.name}: not all of it is here for {platform or host_platform()}")
+        depth -= 1
+    if not await _is_whole(services, target, MAX_DEPTH):
+        raise NotFound(f"image {image.name}: not all of it is here")
+    return target
+
+
+async def _is_whole(services: Services, target: Descriptor, depth: int) -> bool:
+    try:
+        await services.content.info(target.digest)
+        if target.media_type in INDEXES | MANIFESTS and depth:
+            document = await read_document(services, target)
+            for child in document.children():
+                if not await _is_whole(services, child, depth - 1):
+                    return False
+    except NotFound:
+        return False
+    return True
+
+
+class _Push:
+    """One push at work."""
+
+    def __init__(self, services: Services, sink: Sink, reference: Reference, progress: ProgressCallback) -> None:
+        self._services, self._sink, self._reference, self._progress = services, sink, reference, progress
+        self._slots = asyncio.Semaphore(MAX_UPLOADS)
+        self._sent: set[str] = set()
+
+    async def tree(self, descriptor: Descriptor, target: Descriptor, depth: int) -> None:
+        """Children first, side by side; then the document itself. Only the target carries the tag."""
+        if descriptor.digest in self._sent:
+            return
+        self._sent.add(descriptor.digest)
+        if descriptor.media_type in INDEXES | MANIFESTS:
+            if not depth:
+                raise InvalidArgument(f"image {self._reference}: more than {MAX_DEPTH} indexes within each other")
+            document = await read_document(self._services, descriptor)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for child in document.children():
+                        group.create_task(self.tree(child, target, depth - 1))
+            except BaseExceptionGroup as failed:
+                error = first_error(failed)
+                raise error from error.__cause__
+        async with self._slots:
+            await self._blob(descriptor, is_target=descriptor is target)
+
+    async def _blob(self, descriptor: Descriptor, *, is_target: bool) -> None:
+        ref = ref_of(descriptor)
+        self._progress(Progress(ref, UPLOADING, 0, descriptor.size))
+        reference = self._reference
+        if not is_target:
+            reference = Reference(reference.host, reference.path, "", descriptor.digest)
+        reader = await self._services.content.open(descriptor.digest)
+        try:
+            await self._sink.push(reference, descriptor, reader)
+        finally:
+            await reader.close()
+        self._progress(Progress(ref, UPLOADED, descriptor.size, descriptor.size))

@@ -1,0 +1,84 @@
+"""Run: create and start, with the streams that the caller wants; and what follows when it has ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from portside.client.create import create
+from portside.client.labels import LOG
+from portside.client.lookup import name_of
+from portside.client.places import Places
+from portside.client.remove import discard, quietly, remove
+from portside.client.run_options import RunOptions
+from portside.client.start import start
+from portside.core.containers import Container
+from portside.core.images import Image
+from portside.core.services import Services
+from portside.core.tasks import Exit, TaskIO
+
+MAX_LOG = 64 << 20
+"""Bytes of a log before it is rotated; one older file is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """Fifos that the caller has made and opened for reading; an empty one is not wanted."""
+
+    stdin: str = ""
+    stdout: str = ""
+    stderr: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A container that was started."""
+
+    container: Container
+    pid: int
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return name_of(self.container)
+
+
+async def run(
+    services: Services, places: Places, image: Image, options: RunOptions,
+    *, attached: Attached | None = None, remove: bool = False,
+) -> Running:  # fmt: skip
+    """Create and start a container. If anything fails, nothing of it stays.
+
+    Without ``attached`` its output goes to its log. With it, the fifos get the output; unless the container is to be
+    removed when it ends (``remove``), the log gets it as well.
+    """
+    made = await create(services, places, image, options, remove=remove)
+    io = stream_io(places, made.container, options.tty, attached, keep_log=not remove)
+    try:
+        pid = await start(services, made.container, io, made.rootfs)
+    except BaseException:
+        await discard(services, made.container)
+        raise
+    return Running(made.container, pid)
+
+
+def stream_io(
+    places: Places, container: Container, terminal: bool, attached: Attached | None, *, keep_log: bool
+) -> TaskIO:
+    """Where the streams go: fifos, the log, or the log with a live copy into the fifos."""
+    if attached is None:
+        uri = places.log_uri(container.labels[LOG], max_size=MAX_LOG)
+        return TaskIO("", uri, "" if terminal else uri, terminal)
+    if not keep_log or not places.lines:
+        return TaskIO(attached.stdin, attached.stdout, "" if terminal else attached.stderr, terminal)
+    path = container.labels[LOG]
+    stdout = places.log_uri(path, max_size=MAX_LOG, stdout=attached.stdout)
+    stderr = "" if terminal else places.log_uri(path, max_size=MAX_LOG, stderr=attached.stderr)
+    return TaskIO(attached.stdin, stdout, stderr, terminal)
+
+
+async def finish(services: Services, container: Container, *, remove_container: bool) -> Exit:
+    """Wait for the end; then remove the container if it was to go. The exit of its first process."""
+    ended = await services.tasks.wait(container.id)
+    if remove_container:
+        await quietly(remove(services, container))
+    return ended

@@ -1,0 +1,48 @@
+"""Start: the task of a container that is there, for the first time or again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from portside.client.labels import LOG
+from portside.client.places import Places
+from portside.core.containers import Container
+from portside.core.mount import Mount
+from portside.core.services import Services
+from portside.core.tasks import Status, TaskIO
+from portside.errors import FailedPrecondition, NotFound, PortsideError
+
+
+async def start(services: Services, container: Container, io: TaskIO, rootfs: Sequence[Mount] | None = None) -> int:
+    """Run ``container``; the pid of its first process. FailedPrecondition if it runs already.
+
+    An ended task of it is deleted first. If the start fails, no task stays. ``rootfs`` saves asking for the mounts.
+    """
+    if rootfs is None:
+        await _clear(services, container)
+        rootfs = await services.snapshotter(container.snapshotter).mounts(container.snapshot_key)
+    await services.tasks.create(container.id, rootfs, io, options=container.runtime_options)
+    try:
+        return await services.tasks.start(container.id)
+    except BaseException:
+        try:
+            await services.tasks.delete(container.id)
+        except PortsideError:
+            pass
+        raise
+
+
+def log_io(places: Places, container: Container, *, stdin: str = "", terminal: bool = False) -> TaskIO:
+    """Streams of a container that nobody is attached to: everything goes to its log."""
+    uri = places.log_uri(container.labels[LOG])
+    return TaskIO(stdin, uri, "" if terminal else uri, terminal)
+
+
+async def _clear(services: Services, container: Container) -> None:
+    try:
+        process = await services.tasks.get(container.id)
+    except NotFound:
+        return
+    if process.status is not Status.STOPPED:
+        raise FailedPrecondition(f"container {container.id[:12]}: it is {process.status.name.lower()} already")
+    await services.tasks.delete(container.id)
