@@ -1,0 +1,420 @@
+"""The metadata on disk: one SQLite file, one writer thread, and all records in memory for readers.
+
+    event loop                             writer thread
+    write(function)  --- queue --->        function(tx) against the writer's own state, for all that wait
+                                           BEGIN, the changes of all, COMMIT (one fsync)
+    publish the changes to readers  <---   call_soon_threadsafe
+    emit the events, wake the callers
+
+A function that raises is undone alone. If the transaction cannot be stored, everything in it is undone, and the
+functions are tried once more one by one, so that one that is too large for a full disk does not stop the others:
+a function given to ``write`` may therefore run more than once, and must do nothing but change ``tx``.
+
+On disk: ``meta.db`` in WAL mode, synchronous=FULL, opened exclusively (a second opener is refused), and
+``meta.db-reserve``, a little space to let go when the disk is full, so that things can still be deleted. What a
+crash leaves is what SQLite recovers by itself: every acknowledged transaction and nothing of an unfinished one.
+
+What records mean is not known here (the stores of this package), nor what they look like as rows (``schema``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from portside.core.work import in_thread
+from portside.errors import (
+    DataLoss,
+    FailedPrecondition,
+    PortsideError,
+    ResourceExhausted,
+    Unavailable,
+    Unknown,
+    from_oserror,
+)
+from portside.metadata.records import Scope
+from portside.metadata.schema import APPLICATION_ID, IDENTITY, NAMESPACES, TABLES, VERSION, Table
+from portside.metadata.state import Change, Effect, State
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+T = TypeVar("T")
+Event = tuple[str, str, str, Mapping[str, Any]]
+"""Namespace, topic, type name, fields by their names in the message."""
+
+MAX_GROUP = 256
+"""Functions in one transaction."""
+CHECKPOINT_PAGES = 4000
+"""The WAL is written back into the database when it has this many pages of 4 KiB."""
+RESERVE = 256 * 1024
+"""Bytes kept aside for deleting things on a full disk."""
+
+
+class Transaction:
+    """What a function given to ``Database.write`` sees: all records, with what was changed before it."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._undo: list[Change] = []
+        self.changes: list[Change] = []
+        self.events: list[Event] = []
+        self.now_ns = time.time_ns()
+        """The time to stamp records with."""
+
+    def get(self, table: Table[R], scope: Scope, key: str) -> R | None:
+        """One record."""
+        return self._state.get(table, scope, key)
+
+    def rows(self, table: Table[R], scope: Scope) -> Mapping[str, R]:
+        """The records of a scope; copy before changing them."""
+        return self._state.rows(table, scope)
+
+    @property
+    def state(self) -> State:
+        """For reading at large (collection)."""
+        return self._state
+
+    def put(self, table: Table[R], scope: Scope, key: str, record: R) -> None:
+        """Add or replace a record; a namespace comes into being with its first one."""
+        if scope and self._state.get(NAMESPACES, (), scope[0]) is None:
+            self._change(Change(NAMESPACES, (), scope[0], {}))
+        self._change(Change(table, scope, key, record))
+
+    def delete(self, table: Table[Any], scope: Scope, key: str) -> None:
+        """Remove a record; missing is fine."""
+        if self._state.get(table, scope, key) is not None:
+            self._change(Change(table, scope, key, None))
+
+    def emit(self, namespace: str, topic: str, type_name: str, fields: Mapping[str, Any]) -> None:
+        """An event to send once this is committed."""
+        self.events.append((namespace, topic, type_name, fields))
+
+    def rollback(self) -> None:
+        """Undo all changes."""
+        while self._undo:
+            self._state.apply(self._undo.pop())
+        self.changes.clear()
+        self.events.clear()
+
+    def _change(self, change: Change) -> None:
+        self._undo.append(self._state.apply(change))
+        self.changes.append(change)
+
+
+class _Job:
+    """A function waiting for the writer, then its outcome."""
+
+    __slots__ = ("error", "function", "future", "result", "tx")
+
+    def __init__(self, function: Callable[[Transaction], Any], future: asyncio.Future[Any]) -> None:
+        self.function, self.future = function, future
+        self.tx: Transaction | None = None
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Database:
+    """The open database of one root. ``open`` makes it, ``close`` ends its thread; writes belong to one event loop."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, records: Sequence[Change]) -> None:
+        self._path = path
+        self._connection = connection
+        self.state = State()
+        """What is committed, for readers on the event loop."""
+        self._working = State()
+        for change in records:
+            self.state.apply(change)
+            self._working.apply(change)
+        self.emit: Callable[[str, str, str, Mapping[str, Any]], None] = lambda *event: None
+        """Called on the loop with each event of a committed transaction."""
+        self.published: list[Callable[[Sequence[Effect]], None]] = []
+        """Called on the loop with what each group changed, after readers see it."""
+        self.barrier: Callable[[Sequence[Change]], None] | None = None
+        """Called in the writer with the changes of each function (the collector's write barrier)."""
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._closed = False
+        self._reserve = _Reserve(path)
+        self._thread = threading.Thread(target=self._run, name="portside-metadata", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(cls, path: Path) -> Database:
+        """Open or create the database at ``path``. Blocking: it reads all records.
+
+        DataLoss if the file is damaged or not a database, Unavailable if another process has it open,
+        FailedPrecondition if a newer portside wrote it, ResourceExhausted if there is no room to create it.
+        """
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        except OSError as error:
+            raise from_oserror(error, f"open metadata {path}") from error
+        connection: sqlite3.Connection | None = None
+        try:
+            connection = _connect(path)
+            return cls(path, connection, _load(connection, path))
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise _translate(error, f"open metadata {path}") from error
+            raise
+
+    @property
+    def uuid(self) -> str:
+        """The identity of this root, made with it."""
+        return self.state.get(IDENTITY, (), "uuid") or ""
+
+    async def write(self, function: Callable[[Transaction], T]) -> T:
+        """Run ``function`` in the writer; its result once it is on disk and visible to readers.
+
+        What ``function`` raises comes back and leaves no trace. ResourceExhausted if the disk is full; nothing is
+        changed then. A caller that is cancelled does not stop what it asked for.
+        """
+        if self._closed:
+            raise Unavailable(f"metadata {self._path}: closed")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.put(_Job(function, future))
+        return await future
+
+    async def close(self) -> None:
+        """Finish what is queued, write the WAL back, and close the file; a second time does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._jobs.put(None)
+        await in_thread(self._thread.join)
+
+    # The writer thread.
+
+    def _run(self) -> None:
+        ending = False
+        while not ending:
+            jobs = [self._jobs.get()]
+            while len(jobs) < MAX_GROUP and not self._jobs.empty():
+                jobs.append(self._jobs.get())
+            ending = None in jobs
+            self._group([job for job in jobs if job is not None])
+        try:
+            self._connection.close()
+        except sqlite3.Error as error:
+            log.warning("metadata %s: closing: %s", self._path, error)
+
+    def _group(self, jobs: Sequence[_Job]) -> None:
+        """Run ``jobs`` in one transaction and hand the outcome to the loop."""
+        for job in jobs:
+            self._attempt(job)
+        changes = [change for job in jobs if job.tx is not None for change in job.tx.changes]
+        try:
+            self._store(changes)
+        except sqlite3.Error as error:
+            for job in reversed(jobs):
+                if job.tx is not None:
+                    job.tx.rollback()
+            if len(jobs) > 1:
+                for job in jobs:
+                    job.error = job.result = None
+                    self._group([job])
+                return
+            jobs[0].error = _translate(error, f"metadata {self._path}: store a change")
+            changes = []
+        self._deliver(jobs, changes)
+
+    def _attempt(self, job: _Job) -> None:
+        job.tx = Transaction(self._working)
+        try:
+            job.result = job.function(job.tx)
+            if job.tx.changes and self.barrier is not None:
+                self.barrier(job.tx.changes)
+        except BaseException as error:  # whatever it is, it belongs to the caller, not to this thread
+            job.tx.rollback()
+            job.error = error
+
+    def _store(self, changes: Sequence[Change]) -> None:
+        """Write ``changes``, durable on return; on a full disk once more with the reserve if they only remove."""
+        if not changes:
+            return
+        try:
+            self._execute(changes)
+        except sqlite3.Error as error:
+            if not _is_full(error) or not all(change.record is None for change in changes):
+                raise
+            if not self._reserve.release():
+                raise
+            self._execute(changes)
+            return
+        self._reserve.keep()
+
+    def _execute(self, changes: Sequence[Change]) -> None:
+        execute = self._connection.execute
+        try:
+            execute("BEGIN IMMEDIATE")
+            for table, scope, key, record in changes:
+                if record is None:
+                    execute(_DELETE[table], table.identity(scope, key))
+                else:
+                    execute(_INSERT[table], table.row(scope, key, record))
+            execute("COMMIT")
+        except sqlite3.Error:
+            if self._connection.in_transaction:
+                execute("ROLLBACK")
+            raise
+
+    def _deliver(self, jobs: Sequence[_Job], changes: Sequence[Change]) -> None:
+        if not jobs:
+            return
+        try:
+            jobs[0].future.get_loop().call_soon_threadsafe(self._publish, jobs, changes)
+        except RuntimeError:
+            log.debug("metadata %s: the event loop has ended; what it wrote last is stored", self._path)
+
+    # The event loop again.
+
+    def _publish(self, jobs: Sequence[_Job], changes: Sequence[Change]) -> None:
+        effects = []
+        for change in changes:
+            undo = self.state.apply(change)
+            effects.append(Effect(*change[:3], undo.record, change.record))
+        for job in jobs:
+            if not job.future.done():
+                if job.error is not None:
+                    job.future.set_exception(job.error)
+                else:
+                    job.future.set_result(job.result)
+        if effects:
+            for listener in self.published:
+                _guard(listener, effects)
+        for job in jobs:
+            if job.tx is not None:
+                for event in job.tx.events:
+                    _guard(self.emit, *event)
+
+
+class _Reserve:
+    """A file of ``RESERVE`` bytes beside the database, given up when a deletion finds the disk full."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + "-reserve")
+        self._held = False
+        self._next_try = 0.0
+        self.keep()
+
+    def keep(self) -> None:
+        """Take the space again if it was given up and there is room; at most once a second."""
+        if self._held or time.monotonic() < self._next_try:
+            return
+        self._next_try = time.monotonic() + 1
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, RESERVE)
+            finally:
+                os.close(descriptor)
+            self._held = True
+        except OSError as error:
+            log.debug("metadata: no room for the reserve %s: %s", self._path, error)
+
+    def release(self) -> bool:
+        """Give it up; False if there is nothing to give."""
+        try:
+            os.unlink(self._path)
+        except OSError:
+            return False
+        self._held = False
+        self._next_try = time.monotonic() + 1
+        return True
+
+
+_INSERT = {table: table.insert for table in TABLES}
+_DELETE = {table: table.delete for table in TABLES}
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _load(connection: sqlite3.Connection, path: Path) -> list[Change]:
+    """Create the tables where they are not, check the file, and read every record."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if not tables and not version:
+        _create(connection)
+    elif version > VERSION:
+        raise FailedPrecondition(
+            f"open metadata {path}: schema version {version} was written by a newer portside; this one knows {VERSION}"
+        )
+    elif connection.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
+        raise DataLoss(f"open metadata {path}: the database is not portside's")
+    problems = [text for (text,) in connection.execute("PRAGMA quick_check(3)")]
+    if problems != ["ok"]:
+        raise DataLoss(f"open metadata {path}: damaged: {'; '.join(problems)}")
+    return [change for table in TABLES for change in _read(connection, table, path)]
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    for table in TABLES:
+        connection.execute(table.create)
+    connection.execute(IDENTITY.insert, IDENTITY.row((), "uuid", str(uuid4())))
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
+
+
+def _read(connection: sqlite3.Connection, table: Table[Any], path: Path) -> list[Change]:
+    changes = []
+    for row in connection.execute(f"SELECT {', '.join(table.names)} FROM {table.name}"):
+        try:
+            scope, key, record = table.record(row)
+        except (ValueError, KeyError, TypeError, AttributeError, PortsideError) as error:
+            name = "/".join(str(part) for part in row[: len(table.scope) + len(table.key)])
+            raise DataLoss(f"open metadata {path}: the record {table.name} {name} cannot be read: {error}") from error
+        changes.append(Change(table, scope, key, record))
+    return changes
+
+
+def _is_full(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+
+
+def _translate(error: sqlite3.Error, step: str) -> PortsideError:
+    """Our error for SQLite's primary result code (sqlite.org/rescode.html)."""
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return ResourceExhausted(f"{step}: no space left on the disk")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Unavailable(f"{step}: another process has it open")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return DataLoss(f"{step}: the file is damaged or not a database ({error})")
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        return Unavailable(f"{step}: {error}")
+    return Unknown(f"{step}: {error}")
+
+
+def _guard(function: Callable[..., None], *arguments: Any) -> None:
+    """Call a listener; its failure is its own and must not lose the others theirs."""
+    try:
+        function(*arguments)
+    except Exception:
+        log.exception("metadata: a listener failed")

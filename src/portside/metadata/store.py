@@ -1,0 +1,100 @@
+"""The metadata of a root as a whole: gives out the stores of each namespace, and collects garbage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from portside.content.blobs import BlobStore
+from portside.core.snapshots import SnapshotDriver
+from portside.errors import InvalidArgument
+from portside.metadata.background import Background
+from portside.metadata.containers import Containers
+from portside.metadata.content import BlobKeeper, Content
+from portside.metadata.database import Database
+from portside.metadata.gc import Collector, Report
+from portside.metadata.images import Images
+from portside.metadata.leases import Leases
+from portside.metadata.namespaces import Namespaces
+from portside.metadata.snapshots import SnapshotKeeper, Snapshots
+
+
+class Metadata:
+    """Stores over one database, one blob store and the snapshot drivers; none of which it closes.
+
+    ``emit(namespace, topic, type_name, fields)`` is called on the event loop for each event, after the change it
+    tells of is on disk and visible. Stores are cheap: make one per call.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        blobs: BlobStore,
+        drivers: Mapping[str, SnapshotDriver],
+        emit: Callable[[str, str, str, Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        self.db = db
+        if emit is not None:
+            db.emit = emit
+        self._background = Background()
+        self._blobs = BlobKeeper(db, blobs, self._background)
+        self._snapshotters = {
+            name: SnapshotKeeper(db, name, driver, self._background) for name, driver in drivers.items()
+        }
+        self._collector = Collector(db, self._background, self._is_open, self._free)
+        self.namespaces = Namespaces(db)
+
+    @property
+    def uuid(self) -> str:
+        """The identity of this root."""
+        return self.db.uuid
+
+    def content(self, namespace: str, lease: str = "") -> Content:
+        """The blobs of ``namespace``."""
+        return Content(self._blobs, namespace, lease)
+
+    def images(self, namespace: str) -> Images:
+        """The images of ``namespace``."""
+        return Images(self.db, namespace, self.collect)
+
+    def containers(self, namespace: str) -> Containers:
+        """The containers of ``namespace``."""
+        return Containers(self.db, namespace)
+
+    def leases(self, namespace: str) -> Leases:
+        """The leases of ``namespace``."""
+        return Leases(self.db, namespace, self.collect)
+
+    def snapshotter(self, namespace: str, name: str, lease: str = "") -> Snapshots:
+        """The snapshots of ``namespace`` in the snapshotter ``name``; InvalidArgument if there is none of that name."""
+        keeper = self._snapshotters.get(name)
+        if keeper is None:
+            raise InvalidArgument(f"snapshotter {name!r}: there is none of this name")
+        return Snapshots(keeper, namespace, lease)
+
+    async def collect(self) -> Report:
+        """Remove all garbage: records, and what they stood for on disk."""
+        return await self._collector.collect()
+
+    async def reconcile(self) -> None:
+        """After a start: find what a crash left on disk without a record, and remove it. Slow; in the background."""
+        for keeper in self._snapshotters.values():
+            keeper.reconcile()
+        await self._blobs.reconcile()
+        await self._free(Report())
+
+    async def close(self) -> None:
+        """Wait for what is under way."""
+        await self._background.close()
+
+    def _is_open(self, namespace: str, ref: str) -> bool:
+        return (namespace, ref) in self._blobs.open_refs
+
+    async def _free(self, report: Report) -> list[str]:
+        failures = []
+        for name, numbers in report.numbers.items():
+            if name in self._snapshotters:
+                self._snapshotters[name].forget(numbers)
+        for keeper in self._snapshotters.values():
+            failures += await keeper.collect()
+        return failures + await self._blobs.collect()
