@@ -95,7 +95,8 @@ class Capabilities:
         """From ``process.capabilities``, and the names in it that nobody knows, each once. None is no capability."""
         found, unknown = cls(), []
         for name in cls.__slots__:
-            names = (document or {}).get(name) or []
+            names = (document or {}).get(name)
+            names = [] if names is None else names
             if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
                 raise InvalidArgument(f"process.capabilities.{name}: want a list of names")
             mask, strange = mask_of(names)
