@@ -6,7 +6,7 @@ import asyncio
 
 from portside.client.closure import MAX_DEPTH, by_platform, read_document
 from portside.client.fetch import ref_of
-from portside.client.flights import first_error
+from portside.client.flights import Flights, first_error
 from portside.client.progress import DONE, UPLOADED, UPLOADING, Progress, ProgressCallback, ignore
 from portside.client.sources import Sink
 from portside.core.images import Image
@@ -75,25 +75,30 @@ class _Push:
         self._services, self._sink, self._reference, self._progress = services, sink, reference, progress
         self._slots = asyncio.Semaphore(MAX_UPLOADS)
         self._sent: set[str] = set()
+        self._flights = Flights()
 
     async def tree(self, descriptor: Descriptor, target: Descriptor, depth: int) -> None:
         """Children first, side by side; then the document itself. Only the target carries the tag."""
-        if descriptor.digest in self._sent:
-            return
-        self._sent.add(descriptor.digest)
-        if descriptor.media_type in INDEXES | MANIFESTS:
-            if not depth:
-                raise InvalidArgument(f"image {self._reference}: more than {MAX_DEPTH} indexes within each other")
-            document = await read_document(self._services, descriptor)
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for child in document.children():
-                        group.create_task(self.tree(child, target, depth - 1))
-            except BaseExceptionGroup as failed:
-                error = first_error(failed)
-                raise error from error.__cause__
-        async with self._slots:
-            await self._blob(descriptor, is_target=descriptor is target)
+        async with self._flights.one(descriptor.digest):
+            if descriptor.digest in self._sent:
+                return
+            if descriptor.media_type in INDEXES | MANIFESTS:
+                await self._children(descriptor, target, depth)
+            async with self._slots:
+                await self._blob(descriptor, is_target=descriptor is target)
+            self._sent.add(descriptor.digest)
+
+    async def _children(self, descriptor: Descriptor, target: Descriptor, depth: int) -> None:
+        if not depth:
+            raise InvalidArgument(f"image {self._reference}: more than {MAX_DEPTH} indexes within each other")
+        document = await read_document(self._services, descriptor)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for child in document.children():
+                    group.create_task(self.tree(child, target, depth - 1))
+        except BaseExceptionGroup as failed:
+            error = first_error(failed)
+            raise error from error.__cause__
 
     async def _blob(self, descriptor: Descriptor, *, is_target: bool) -> None:
         ref = ref_of(descriptor)

@@ -1,1 +1,0 @@
-"""The library's two doors, ``connect`` and ``Engine``: the verbs of ``client/`` over a daemon or in this process."""
