@@ -1,0 +1,156 @@
+"""``RemoteBackend``: all services of a daemon, ours or upstream containerd, behind the interfaces of core/."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+
+from portside.core.introspection import PluginStatus
+from portside.core.labels import check_identifier
+from portside.remote.containers import RemoteContainers
+from portside.remote.content import RemoteContent
+from portside.remote.diff import RemoteDiff
+from portside.remote.events import RemoteEvents
+from portside.remote.images import RemoteImages
+from portside.remote.introspection import RemoteIntrospection
+from portside.remote.leases import RemoteLeases
+from portside.remote.namespaces import RemoteNamespaces
+from portside.remote.snapshots import RemoteSnapshotter
+from portside.remote.tasks import RemoteTasks
+from portside.wire.grpc.client import Channel
+
+PREFERRED_SNAPSHOTTERS = ("overlayfs", "native")
+SNAPSHOTTER_PLUGIN = "io.containerd.snapshotter.v1"
+
+
+class RemoteBackend:
+    """Use ``await RemoteBackend.connect(address)``, which also asks what snapshotters there are; then ``close``.
+
+    An address is a socket's path, ``unix://path`` or ``host:port``. The connection is made again when it is lost:
+    the calls in progress fail with Unavailable, later ones work.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.channel = Channel(address)
+        self._namespaces = RemoteNamespaces(self.channel)
+        self._introspection = RemoteIntrospection(self.channel)
+        self._snapshotters: dict[str, str] = {}
+
+    @classmethod
+    async def connect(cls, address: str) -> RemoteBackend:
+        """Unavailable if nobody serves there."""
+        backend = cls(address)
+        try:
+            plugins = await backend.introspection.plugins([f"type=={SNAPSHOTTER_PLUGIN}"])
+        except BaseException:
+            await backend.close()
+            raise
+        backend._snapshotters = {plugin.id: plugin.exports.get("root", "") for plugin in plugins if _works(plugin)}
+        return backend
+
+    @property
+    def namespaces(self) -> RemoteNamespaces:
+        """All namespaces."""
+        return self._namespaces
+
+    @property
+    def introspection(self) -> RemoteIntrospection:
+        """About the server."""
+        return self._introspection
+
+    def bind(self, namespace: str, lease: str = "") -> RemoteServices:
+        """The services of a namespace."""
+        return RemoteServices(self, check_identifier(namespace, "namespace"), lease)
+
+    def snapshotters(self) -> Mapping[str, str]:
+        """Those that worked when we connected, with their roots."""
+        return self._snapshotters
+
+    @property
+    def default_snapshotter(self) -> str:
+        """overlayfs where the server has it."""
+        known = [name for name in PREFERRED_SNAPSHOTTERS if name in self._snapshotters]
+        return next(iter([*known, *self._snapshotters]), PREFERRED_SNAPSHOTTERS[0])
+
+    async def close(self) -> None:
+        """Drop the connection."""
+        await self.channel.close()
+
+    async def __aenter__(self) -> RemoteBackend:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class RemoteServices:
+    """The services of one namespace; each object is made when first asked for."""
+
+    def __init__(self, backend: RemoteBackend, namespace: str, lease: str) -> None:
+        self._backend = backend
+        self._namespace = namespace
+        self._lease = lease
+
+    @property
+    def namespace(self) -> str:
+        """Its name."""
+        return self._namespace
+
+    @property
+    def lease(self) -> str:
+        """The lease's id, or empty."""
+        return self._lease
+
+    def with_lease(self, lease: str) -> RemoteServices:
+        """The same under a lease."""
+        return RemoteServices(self._backend, self._namespace, lease)
+
+    @property
+    def content(self) -> RemoteContent:
+        """Blobs."""
+        return RemoteContent(self._backend.channel, self._namespace, self._lease)
+
+    @property
+    def images(self) -> RemoteImages:
+        """Names of images."""
+        return RemoteImages(self._backend.channel, self._namespace, self._lease)
+
+    @property
+    def containers(self) -> RemoteContainers:
+        """Records of containers."""
+        return RemoteContainers(self._backend.channel, self._namespace, self._lease)
+
+    @property
+    def leases(self) -> RemoteLeases:
+        """Leases."""
+        return RemoteLeases(self._backend.channel, self._namespace, self._lease)
+
+    @property
+    def events(self) -> RemoteEvents:
+        """Events."""
+        return RemoteEvents(self._backend.channel, self._namespace, self._lease)
+
+    @property
+    def tasks(self) -> RemoteTasks:
+        """What runs."""
+        return RemoteTasks(self._backend.channel, self._namespace, self._lease)
+
+    @property
+    def diff(self) -> RemoteDiff:
+        """Layers to snapshots and back."""
+        return RemoteDiff(self._backend.channel, self._namespace, self._lease)
+
+    @property
+    def default_snapshotter(self) -> str:
+        """Of the server."""
+        return self._backend.default_snapshotter
+
+    def snapshotter(self, name: str = "") -> RemoteSnapshotter:
+        """By name. One that the server does not have is told by its first call."""
+        return RemoteSnapshotter(self._backend.channel, self._namespace, self._lease, name or self.default_snapshotter)
+
+
+def _works(plugin: PluginStatus) -> bool:
+    return plugin.type == SNAPSHOTTER_PLUGIN and not plugin.error and not plugin.skipped
