@@ -35,6 +35,8 @@ class Descriptor:
     size: int
     annotations: Mapping[str, str] = field(default_factory=dict)
     platform: Platform | None = None
+    urls: tuple[str, ...] = ()
+    """Where else the blob may be had (foreign layers); whoever fetches from there sends no credentials."""
 
     @classmethod
     def from_json(cls, document: Any) -> Descriptor:
@@ -50,12 +52,16 @@ class Descriptor:
         if not isinstance(annotations, dict) or not all(isinstance(value, str) for value in annotations.values()):
             raise InvalidArgument(f"descriptor {digest}: annotations must be an object of strings")
         platform = document.get("platform")
+        urls = document.get("urls") or []
+        if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
+            raise InvalidArgument(f"descriptor {digest}: urls must be a list of strings")
         return cls(
             media_type,
             Digest.parse(digest),
             size,
             annotations,
             Platform.from_json(platform) if platform is not None else None,
+            tuple(urls),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -65,6 +71,8 @@ class Descriptor:
             "digest": str(self.digest),
             "size": self.size,
         }
+        if self.urls:
+            document["urls"] = list(self.urls)
         if self.annotations:
             document["annotations"] = dict(self.annotations)
         if self.platform is not None:
