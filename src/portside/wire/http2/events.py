@@ -15,7 +15,7 @@ class Event:
     stream_id: int
 
     def __repr__(self) -> str:
-        names = [name for kind in type(self).__mro__[-3::-1] for name in getattr(kind, "__slots__", ())]
+        names = [name for kind in type(self).__mro__[-2::-1] for name in getattr(kind, "__slots__", ())]
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
 
