@@ -18,6 +18,12 @@ from portside.api.containerd import (
 from portside.core.services import Backend
 from portside.wire.grpc.service import Method, methods_of
 
+SERVICES = (
+    "containers", "content", "diff", "events", "healthcheck", "images", "introspection", "leases", "namespaces",
+    "snapshots", "tasks", "version",
+)  # fmt: skip
+"""The ids under which containerd shows these as plugins."""
+
 
 def containerd_methods(backend: Backend) -> list[Method]:
     """For ``GrpcServer``."""

@@ -1,0 +1,73 @@
+"""An engine with its doors open: what a daemon runs, and what a program that embeds portside serves to others."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from portside.api.containerd.methods import SERVICES, containerd_methods
+from portside.api.events_forward import forward_handlers
+from portside.api.portside.engine import portside_methods
+from portside.client.places import Places, fifo_directory
+from portside.core.introspection import PluginStatus
+from portside.core.plugin import GRPC
+from portside.daemon.config import DaemonConfig
+from portside.engine.engine import EngineConfig, LocalBackend
+from portside.errors import from_oserror
+from portside.oci.platform import host_platform
+from portside.wire.grpc.health import Health
+from portside.wire.grpc.reflection import reflection_methods
+from portside.wire.grpc.server import GrpcServer
+from portside.wire.ttrpc.server import TtrpcServer
+
+SOCKET_MODE = 0o660
+
+
+class Host:
+    """A backend, a gRPC server and a ttrpc server. ``start`` makes one, ``stop`` ends it; containers go on."""
+
+    def __init__(self, config: DaemonConfig, backend: LocalBackend) -> None:
+        self.backend = backend
+        self._config = config
+        self._health = Health()
+        places = Places(backend.log_directory, fifo_directory())
+        methods = [
+            *containerd_methods(backend),
+            *portside_methods(backend, places, backend.auto_remove, config.root, config.state),
+            *self._health.methods(),
+        ]
+        self._grpc = GrpcServer([*methods, *reflection_methods(methods)])
+        self._ttrpc = TtrpcServer(forward_handlers(backend))
+        backend.plugins += [PluginStatus(GRPC, name, platforms=(host_platform(),)) for name in SERVICES]
+
+    @classmethod
+    async def start(cls, config: DaemonConfig) -> Host:
+        """Own the root and serve it. RootLocked if it is owned; errors of ours name what failed."""
+        engine = EngineConfig(
+            config.root, config.state, config.socket, config.plugins, config.disabled_plugins, config.required_plugins
+        )
+        host = cls(config, await LocalBackend.open(engine))
+        try:
+            await host._listen()
+        except BaseException:
+            await host.stop(0)
+            raise
+        return host
+
+    async def _listen(self) -> None:
+        for path in (self._config.socket, self._config.ttrpc_socket):
+            try:
+                Path(path).parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+            except OSError as error:
+                raise from_oserror(error, f"listen on {path}") from error
+        await self._ttrpc.start(self._config.ttrpc_socket)
+        await self._grpc.listen_unix(self._config.socket, SOCKET_MODE)
+        for path in (self._config.socket, self._config.ttrpc_socket):
+            os.chown(path, self._config.uid, self._config.gid)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Calls in progress get ``grace_seconds``; then everything of ours ends."""
+        self._health.shut_down()
+        await self._grpc.drain(grace_seconds)
+        await self._ttrpc.close()
+        await self.backend.close()

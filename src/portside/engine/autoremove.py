@@ -1,0 +1,61 @@
+"""Containers that go when they have ended (``--rm``), whoever is there to see it.
+
+Each is watched by a task of ours that asks the shim, so no event can be missed; after a restart those that carry the
+label are watched again. Whoever started the container may await the same task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from portside.client.labels import AUTO_REMOVE
+from portside.client.run import finish
+from portside.core.containers import Container
+from portside.core.services import Backend, Services
+from portside.core.tasks import Exit
+from portside.errors import PortsideError
+
+log = logging.getLogger(__name__)
+
+
+class AutoRemove:
+    """Watches containers until ``close``; what was not removed by then is found again by the next ``resume``."""
+
+    def __init__(self) -> None:
+        self._watched: dict[tuple[str, str], asyncio.Task[Exit]] = {}
+
+    def watch(self, services: Services, container: Container) -> asyncio.Task[Exit]:
+        """The task that waits for the end and then removes; the same one for every caller. Await it shielded."""
+        key = (services.namespace, container.id)
+        if key not in self._watched:
+            task = asyncio.create_task(
+                finish(services, container, remove_container=True), name=f"remove {container.id}"
+            )
+            self._watched[key] = task
+            task.add_done_callback(lambda done: self._ended(key, done))
+        return self._watched[key]
+
+    async def resume(self, backend: Backend) -> None:
+        """Watch all that carry the label, in every namespace."""
+        for namespace in await backend.namespaces.list():
+            services = backend.bind(namespace)
+            for container in await services.containers.list([f'labels."{AUTO_REMOVE}"']):
+                self.watch(services, container)
+
+    async def close(self) -> None:
+        """Stop watching."""
+        tasks = list(self._watched.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ended(self, key: tuple[str, str], task: asyncio.Task[Exit]) -> None:
+        self._watched.pop(key, None)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, PortsideError):
+            log.info("container %s: not watched any more: %s", key[1][:12], error)
+        elif error is not None:
+            log.error("container %s: watching it failed", key[1][:12], exc_info=error)

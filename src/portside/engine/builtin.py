@@ -1,0 +1,46 @@
+"""The plugins that come with portside, as rows: what each is called, needs, and how it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from portside.content.blobs import BlobStore
+from portside.core.plugin import CONTENT, DIFFER, EVENT, GC, LEASE, METADATA, RUNTIME, SNAPSHOTTER, VERBS, Init, Plugin
+from portside.engine.events import Exchange
+from portside.metadata.database import Database
+from portside.metadata.store import Metadata
+from portside.snapshots.native import NativeDriver
+from portside.snapshots.overlay import OverlayDriver
+
+LOG_DIRECTORY = "log-directory"
+"""The export by which clients of ours learn where containers' logs go."""
+
+
+def _root(init: Init) -> Mapping[str, str]:
+    return {"root": str(init.root)}
+
+
+def _metadata(init: Init) -> Metadata:
+    exchange: Exchange = init.get(EVENT)
+    db = Database.open(init.make_root() / "meta.db")
+    return Metadata(db, init.get(CONTENT), init.all(SNAPSHOTTER), exchange.emit)
+
+
+def _present(init: Init) -> Any:
+    """For parts that are seen through others: the leases of the metadata, the tasks of the engine."""
+    return True
+
+
+PLUGINS = (
+    Plugin(CONTENT, "content", lambda init: BlobStore(init.make_root()), exports=_root),
+    Plugin(SNAPSHOTTER, "overlayfs", lambda init: OverlayDriver(init.make_root()), exports=_root),
+    Plugin(SNAPSHOTTER, "native", lambda init: NativeDriver(init.make_root()), exports=_root),
+    Plugin(EVENT, "exchange", lambda init: Exchange()),
+    Plugin(METADATA, "sqlite", _metadata, requires=(CONTENT, SNAPSHOTTER, EVENT), exports=_root),
+    Plugin(LEASE, "manager", _present, requires=(METADATA,)),
+    Plugin(GC, "scheduler", _present, requires=(METADATA,)),
+    Plugin(DIFFER, "walking", _present, requires=(METADATA,)),
+    Plugin(RUNTIME, "task", _present, requires=(METADATA, EVENT)),
+    Plugin(VERBS, "logs", lambda init: init.make_root(), exports=lambda init: {LOG_DIRECTORY: str(init.root)}),
+)

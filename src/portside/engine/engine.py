@@ -1,0 +1,123 @@
+"""The engine: all local implementations put together, on a root that it owns.
+
+    open     lock the root, build the plugins, start the supervisor; leftovers are adopted and garbage is collected in
+             the background
+    bind     the services of a namespace
+    close    stop what is ours; containers and shims go on, and the next owner adopts them
+
+Nothing here serves anybody: the daemon (``daemon/host.py``) puts doors in front of it, a program may use it as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from portside.core.introspection import PluginStatus
+from portside.core.labels import check_identifier
+from portside.core.plugin import EVENT, GC, METADATA, SNAPSHOTTER, VERBS
+from portside.core.tasks import TaskService
+from portside.engine.autoremove import AutoRemove
+from portside.engine.builtin import PLUGINS
+from portside.engine.events import Exchange
+from portside.engine.gc import Policy, Scheduler
+from portside.engine.graph import PluginGraph
+from portside.engine.introspection import LocalIntrospection
+from portside.engine.ownership import RootLock
+from portside.engine.services import LocalServices
+from portside.engine.tasks import TaskManager
+from portside.metadata.namespaces import Namespaces
+from portside.metadata.store import Metadata
+from portside.supervisor.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What an engine is opened with; ``address`` is where its owner will serve it, for those who find it locked."""
+
+    root: Path
+    state: Path
+    address: str = ""
+    plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    disabled_plugins: Iterable[str] = ()
+    required_plugins: Iterable[str] = ()
+
+
+class LocalBackend:
+    """core/services.Backend over the local implementations. ``open`` makes one, ``close`` ends it."""
+
+    def __init__(self, config: EngineConfig, lock: RootLock, graph: PluginGraph) -> None:
+        self._config, self._lock, self._graph = config, lock, graph
+        self._metadata: Metadata = graph.get(METADATA)
+        self._exchange: Exchange = graph.get(EVENT)
+        self._supervisor = Supervisor(str(config.state), str(config.root), self._exchange.forward)
+        self._tasks = TaskManager(self._supervisor, self._metadata.containers)
+        self._collector = Scheduler(self._metadata, Policy.from_config(config.plugins.get(f"{GC}.scheduler", {})))
+        self.plugins: list[PluginStatus] = list(graph.status)
+        """What introspection shows; a door adds its own."""
+        self.introspection = LocalIntrospection(self._metadata.uuid, self.plugins)
+        self.auto_remove = AutoRemove()
+        self._resuming: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, config: EngineConfig) -> LocalBackend:
+        """Own ``config.root`` and be ready. RootLocked if somebody else owns it; errors of ours name what failed."""
+        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        config.state.chmod(0o700)
+        lock = RootLock(config.root, config.address)
+        try:
+            graph = PluginGraph(config.root, config.state, config.plugins)
+            graph.build(PLUGINS, config.disabled_plugins, config.required_plugins)
+            backend = cls(config, lock, graph)
+            await backend._start()
+        except BaseException:
+            lock.close()
+            raise
+        return backend
+
+    async def _start(self) -> None:
+        await self._supervisor.start()
+        self._collector.start()
+        self._resuming = asyncio.create_task(
+            self.auto_remove.resume(self), name="watch containers that go by themselves"
+        )
+
+    @property
+    def namespaces(self) -> Namespaces:
+        """All namespaces."""
+        return self._metadata.namespaces
+
+    @property
+    def log_directory(self) -> str:
+        """Where logs of containers go."""
+        return str(self._graph.get(VERBS))
+
+    def bind(self, namespace: str, lease: str = "") -> LocalServices:
+        """The services of ``namespace``; InvalidArgument if the name is not allowed."""
+        check_identifier(namespace, "namespace")
+        return LocalServices(namespace, lease, self._metadata, self._exchange, self._task_service)
+
+    def snapshotters(self) -> Mapping[str, str]:
+        """Name and root of each."""
+        return {name: str(self._config.root / f"{SNAPSHOTTER}.{name}") for name in self._graph.all(SNAPSHOTTER)}
+
+    async def close(self) -> None:
+        """Stop watching and collecting, let go of the shims, close the database, release the root."""
+        if self._resuming is not None:
+            self._resuming.cancel()
+            await asyncio.gather(self._resuming, return_exceptions=True)
+        await self.auto_remove.close()
+        await self._collector.close()
+        await self._supervisor.close()
+        await self._metadata.close()
+        await self._metadata.db.close()
+        self._lock.close()
+
+    def _task_service(self, namespace: str) -> TaskService:
+        return self._tasks.bind(namespace)

@@ -1,0 +1,80 @@
+"""The services of one namespace, here: a thin view on the engine's parts (core/services.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from portside.core.content import ContentStore
+from portside.core.labels import DEFAULT_SNAPSHOTTER
+from portside.core.leases import LeaseManager
+from portside.core.tasks import TaskService
+from portside.engine.diff import LocalDiff
+from portside.engine.events import Events, Exchange
+from portside.metadata.containers import Containers
+from portside.metadata.images import Images
+from portside.metadata.schema import NAMESPACES
+from portside.metadata.snapshots import Snapshots
+from portside.metadata.store import Metadata
+
+DEFAULT = "overlayfs"
+
+
+class LocalServices:
+    """Made by ``LocalBackend.bind``; cheap, so one is made for each call."""
+
+    __slots__ = ("_exchange", "_metadata", "_tasks", "lease", "namespace")
+
+    def __init__(
+        self, namespace: str, lease: str, metadata: Metadata, exchange: Exchange, tasks: Callable[[str], TaskService]
+    ) -> None:
+        self.namespace, self.lease = namespace, lease
+        self._metadata, self._exchange, self._tasks = metadata, exchange, tasks
+
+    def with_lease(self, lease: str) -> LocalServices:
+        """The same, everything made held by ``lease``."""
+        return LocalServices(self.namespace, lease, self._metadata, self._exchange, self._tasks)
+
+    @property
+    def content(self) -> ContentStore:
+        """Blobs."""
+        return self._metadata.content(self.namespace, self.lease)
+
+    @property
+    def images(self) -> Images:
+        """Names of images."""
+        return self._metadata.images(self.namespace)
+
+    @property
+    def containers(self) -> Containers:
+        """Records of containers."""
+        return self._metadata.containers(self.namespace)
+
+    @property
+    def leases(self) -> LeaseManager:
+        """Leases."""
+        return self._metadata.leases(self.namespace)
+
+    @property
+    def events(self) -> Events:
+        """Events."""
+        return self._exchange.bind(self.namespace)
+
+    @property
+    def tasks(self) -> TaskService:
+        """What runs."""
+        return self._tasks(self.namespace)
+
+    @property
+    def diff(self) -> LocalDiff:
+        """Layers to snapshots and back."""
+        return LocalDiff(self.content)
+
+    @property
+    def default_snapshotter(self) -> str:
+        """The namespace's label for it, or overlayfs."""
+        labels = self._metadata.db.state.get(NAMESPACES, (), self.namespace) or {}
+        return labels.get(DEFAULT_SNAPSHOTTER) or DEFAULT
+
+    def snapshotter(self, name: str = "") -> Snapshots:
+        """By name; empty is the default."""
+        return self._metadata.snapshotter(self.namespace, name or self.default_snapshotter, self.lease)
