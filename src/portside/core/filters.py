@@ -6,7 +6,7 @@
     field     = quoted | letter *(letter | digit | "_")
     operator  = "==" | "!=" | "~="                 "~=" searches for a regular expression
     value     = quoted | anything but white space, "," and the like
-    quoted    = a Go string in double quotes; after an operator also between "/" or "|"
+    quoted    = a Go string in double quotes; after "~=" also text between "/" or "|"
 
 What a record shows is decided by its adaptor, a function from a field path to its text (None: not present). The
 adaptors of our own records are here, those of events and plugins with their owners. Source: containerd pkg/filters.
@@ -95,7 +95,7 @@ class _Parser:
         mark = self.text[self.position : self.position + 1]
         value = (
             self._quoted(mark)
-            if mark == '"' or (mark and mark in "/|")
+            if mark == '"' or (operator == "~=" and mark in ("/", "|"))
             else self._token(_VALUE, "expected a value or a quoted value")
         )
         return {"==": _equal, "!=": _different, "~=": _matches}[operator](path, value)
@@ -177,7 +177,7 @@ def from_map(path: Iterable[str], values: Mapping[str, str]) -> str | None:
 
 
 def container_fields(container: Container) -> Adaptor:
-    """``id``, ``image``, ``runtime.name``, ``labels.<key>``; ours alone: ``snapshotter``, ``snapshot_key``, ``sandbox``."""
+    """``id``, ``image``, ``runtime.name``, ``labels.<key>``; ours: ``snapshotter``, ``snapshot_key``, ``sandbox``."""
 
     def field(path: FieldPath) -> str | None:
         match path:

@@ -1,0 +1,169 @@
+"""What every snapshotter must do (core/snapshots.Snapshotter). Fixtures: ``backend`` and ``snapshotter_name``."""
+
+import asyncio
+import os
+from dataclasses import replace
+
+import pytest
+
+from portside.core.snapshots import Kind, SnapshotInfo
+from portside.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="snapshots belong to root")
+
+
+async def layers(snapshots, *names):
+    parent = ""
+    for name in names:
+        await snapshots.prepare(f"making {name}", parent)
+        await snapshots.commit(name, f"making {name}")
+        parent = name
+
+
+class SnapshotterContract:
+    @pytest.fixture
+    def snapshots(self, backend, snapshotter_name):
+        return backend.bind("default").snapshotter(snapshotter_name)
+
+    async def test_a_life(self, snapshots):
+        mounts = await snapshots.prepare("active", labels={"a": "b"})
+        assert mounts and await snapshots.mounts("active") == mounts
+        info = await snapshots.stat("active")
+        assert (info.name, info.parent, info.kind, dict(info.labels)) == ("active", "", Kind.ACTIVE, {"a": "b"})
+        await snapshots.commit("layer", "active", {"c": "d"})
+        info = await snapshots.stat("layer")
+        assert (info.kind, dict(info.labels), info.parent) == (Kind.COMMITTED, {"c": "d"}, "")
+        with pytest.raises(NotFound):
+            await snapshots.stat("active")
+        await snapshots.remove("layer")
+        assert [info async for info in snapshots.walk()] == []
+
+    async def test_children(self, snapshots):
+        await layers(snapshots, "one", "two")
+        assert (await snapshots.stat("two")).parent == "one"
+        await snapshots.prepare("top", "two")
+        await snapshots.view("look", "two")
+        assert (await snapshots.stat("look")).kind == Kind.VIEW
+        for key in ("one", "two"):
+            with pytest.raises(FailedPrecondition):
+                await snapshots.remove(key)
+        for key in ("top", "look", "two", "one"):
+            await snapshots.remove(key)
+
+    async def test_missing(self, snapshots):
+        for call in (snapshots.stat, snapshots.usage, snapshots.mounts, snapshots.remove):
+            with pytest.raises(NotFound):
+                await call("none")
+        for call in (snapshots.prepare, snapshots.view):
+            with pytest.raises(NotFound):
+                await call("key", "no parent")
+        with pytest.raises(NotFound):
+            await snapshots.commit("name", "none")
+        with pytest.raises(NotFound):
+            await snapshots.update(SnapshotInfo("none", "", Kind.ACTIVE))
+
+    async def test_taken(self, snapshots):
+        await layers(snapshots, "layer")
+        await snapshots.prepare("key", "layer")
+        for key in ("key", "layer"):
+            for call in (snapshots.prepare, snapshots.view):
+                with pytest.raises(AlreadyExists):
+                    await call(key, "layer")
+        with pytest.raises(AlreadyExists):
+            await snapshots.commit("layer", "key")
+        assert (await snapshots.stat("key")).kind == Kind.ACTIVE
+
+    async def test_states_that_do_not_fit(self, snapshots):
+        await layers(snapshots, "layer")
+        await snapshots.view("view", "layer")
+        await snapshots.prepare("active", "layer")
+        for key in ("view", "layer"):
+            with pytest.raises(FailedPrecondition):
+                await snapshots.commit("name", key)
+        with pytest.raises(FailedPrecondition):
+            await snapshots.mounts("layer")
+        for parent in ("view", "active"):
+            with pytest.raises(InvalidArgument):
+                await snapshots.prepare("on it", parent)
+
+    async def test_odd_keys(self, snapshots):
+        with pytest.raises(InvalidArgument):
+            await snapshots.prepare("")
+        with pytest.raises(InvalidArgument):
+            await snapshots.prepare("k" * 10_000)
+        with pytest.raises(InvalidArgument):
+            await snapshots.prepare("key", labels={"k": "v" * 4096})
+        for key in ("../../escape", "/abs", "sha256:" + "0" * 64, "a b", "ü"):
+            await snapshots.prepare(key)
+        assert len([info async for info in snapshots.walk()]) == 5
+
+    async def test_labels(self, snapshots):
+        await snapshots.prepare("key", labels={"a": "1", "b": "2"})
+        info = await snapshots.stat("key")
+        info = await snapshots.update(replace(info, labels={"c": "3"}), ["labels.c"])
+        assert info.labels == {"a": "1", "b": "2", "c": "3"}
+        info = await snapshots.update(replace(info, labels={"d": "4"}))
+        assert info.labels == {"d": "4"}
+        assert await snapshots.stat("key") == info
+        assert info.updated_ns > info.created_ns
+        with pytest.raises(InvalidArgument):
+            await snapshots.update(info, ["parent"])
+
+    async def test_walk_and_filters(self, snapshots):
+        await layers(snapshots, "one", "two")
+        await snapshots.prepare("top", "two", {"k": "v"})
+
+        async def names(*filters):
+            return {info.name async for info in snapshots.walk(list(filters))}
+
+        assert await names() == {"one", "two", "top"}
+        assert await names("kind==committed") == {"one", "two"}
+        assert await names("parent==two") == {"top"}
+        assert await names("name==one", "labels.k==v") == {"one", "top"}
+        assert await names("parent") == {"two", "top"}
+
+    async def test_usage(self, snapshots):
+        await layers(snapshots, "layer")
+        committed = await snapshots.usage("layer")
+        assert committed.size >= 0 and committed.inodes >= 1
+        await snapshots.prepare("active", "layer")
+        assert (await snapshots.usage("active")).inodes >= 1
+
+    async def test_many_at_once(self, snapshots):
+        await layers(snapshots, "layer")
+        results = await asyncio.gather(
+            *(snapshots.prepare(f"key {number % 10}", "layer") for number in range(20)), return_exceptions=True
+        )
+        assert sum(isinstance(result, AlreadyExists) for result in results) == 10
+        sources = {str(result) for result in results if not isinstance(result, Exception)}
+        assert len(sources) == 10
+        await asyncio.gather(*(snapshots.remove(f"key {number}") for number in range(10)))
+        await snapshots.cleanup()
+        assert [info.name async for info in snapshots.walk()] == ["layer"]
+
+    async def test_namespaces_do_not_see_each_other(self, backend, snapshots, snapshotter_name):
+        await layers(snapshots, "layer")
+        other = backend.bind("other").snapshotter(snapshotter_name)
+        with pytest.raises(NotFound):
+            await other.prepare("key", "layer")
+        await other.prepare("layer")
+        assert (await snapshots.stat("layer")).kind == Kind.COMMITTED
+
+    async def test_a_snapshotter_that_is_not_there(self, backend):
+        with pytest.raises((InvalidArgument, NotFound)):
+            await backend.bind("default").snapshotter("bananas").stat("x")
+
+    async def test_a_lease_holds_what_is_made_under_it(self, backend, snapshotter_name):
+        services = backend.bind("default")
+        await services.leases.create("lease")
+        snapshots = backend.bind("default", "lease").snapshotter(snapshotter_name)
+
+        async def held():
+            return [(resource.type, resource.id) for resource in await services.leases.list_resources("lease")]
+
+        await snapshots.prepare("key")
+        assert await held() == [(f"snapshots/{snapshotter_name}", "key")]
+        await snapshots.commit("layer", "key")
+        assert await held() == [(f"snapshots/{snapshotter_name}", "layer")]
+        await snapshots.remove("layer")
+        assert await held() == []
