@@ -20,8 +20,8 @@ def timestamp_to_pb(ns: int) -> timestamp_pb2.Timestamp:
 
 
 def timestamp_from_pb(message: timestamp_pb2.Timestamp) -> int:
-    """To nanoseconds since the epoch; an unset one is 0."""
-    return message.seconds * 1_000_000_000 + message.nanos
+    """To nanoseconds since the epoch; an unset one is 0, and so is the zero time of Go (the year 1)."""
+    return 0 if message.seconds < 0 else message.seconds * 1_000_000_000 + message.nanos
 
 
 def any_to_pb(value: AnyMessage | None) -> any_pb2.Any | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from portside.errors import NotFound
 from portside.remote.caller import Caller
 from portside.wire.grpc.client import Channel
 from portside.wire.pb.containerd.services.namespaces.v1 import namespace_pb2 as pb
@@ -16,7 +17,7 @@ class RemoteNamespaces:
     """All namespaces of the server."""
 
     def __init__(self, channel: Channel) -> None:
-        self._caller = Caller(channel, SERVICE)
+        self._caller = Caller(channel, SERVICE, "default")  # upstream publishes the event of a change there
 
     async def create(self, name: str, labels: Mapping[str, str] | None = None) -> None:
         """Make one."""
@@ -24,8 +25,10 @@ class RemoteNamespaces:
         await self._caller.call("Create", request, pb.CreateNamespaceResponse)
 
     async def labels(self, name: str) -> Mapping[str, str]:
-        """Its labels."""
+        """Its labels; upstream has none for a namespace that does not exist, so that is asked as well."""
         response = await self._caller.call("Get", pb.GetNamespaceRequest(name=name), pb.GetNamespaceResponse)
+        if not response.namespace.labels and name not in await self.list():
+            raise NotFound(f"namespace {name}: not found")
         return dict(response.namespace.labels)
 
     async def set_label(self, name: str, key: str, value: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from portside.convert.basics import mounts_from_pb
 from portside.convert.records import snapshot_info_from_pb, snapshot_info_to_pb
 from portside.core.mount import Mount
 from portside.core.snapshots import SnapshotInfo, Usage
+from portside.errors import Unimplemented
 from portside.remote.caller import Caller
 from portside.wire.grpc.client import Channel
 from portside.wire.pb.containerd.services.snapshots.v1 import snapshots_pb2 as pb
@@ -73,4 +75,6 @@ class RemoteSnapshotter:
 
     async def cleanup(self) -> None:
         """Free what removed snapshots still hold."""
-        await self._caller.call("Cleanup", pb.CleanupRequest(snapshotter=self._name), empty_pb2.Empty)
+        request = pb.CleanupRequest(snapshotter=self._name)
+        with contextlib.suppress(Unimplemented):  # by a snapshotter that holds nothing back
+            await self._caller.call("Cleanup", request, empty_pb2.Empty)

@@ -1,0 +1,63 @@
+"""``remote/`` against real servers: the contract of ``Backend`` over the wire."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from portside.core.services import Backend
+from portside.errors import InvalidArgument, NotFound, Unavailable, Unimplemented, Unknown
+from portside.remote.backend import RemoteBackend
+from tests.contracts.backend import BackendContract, put
+from tests.support.containerd import containerd
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with containerd(tmp_path_factory.mktemp("c")) as socket:
+        yield socket
+
+
+class TestUpstreamContainerd(BackendContract):
+    """Debian's containerd, unmodified."""
+
+    still_running = Unknown  # its shim of that age says no more
+
+    @pytest.fixture
+    async def backend(self, upstream: Path) -> AsyncIterator[Backend]:
+        async with await RemoteBackend.connect(str(upstream)) as backend:
+            yield backend
+
+
+async def test_nobody_serves(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="nobody serves"):
+        await RemoteBackend.connect(str(tmp_path / "none"))
+
+
+async def test_what_the_protocol_cannot_say(upstream: Path) -> None:
+    async with await RemoteBackend.connect(f"unix://{upstream}") as backend:
+        services = backend.bind("limits")
+        writer = await services.content.writer("part")
+        await writer.write(b"12345")
+        with pytest.raises(Unimplemented):
+            await writer.truncate(3)
+        await writer.truncate(5)
+        await writer.close()
+        await services.content.abort("part")
+        with pytest.raises((InvalidArgument, NotFound)):
+            await services.snapshotter("no-such").stat("x")
+
+
+async def test_a_server_that_comes_back(tmp_path: Path) -> None:
+    with containerd(tmp_path) as socket:
+        backend = await RemoteBackend.connect(str(socket))
+        digest = await put(backend.bind("default").content, b"stays")
+    with pytest.raises(Unavailable):
+        await backend.introspection.version()
+    with containerd(tmp_path):
+        assert (await backend.bind("default").content.info(digest)).size == 5
+    await backend.close()
+    with pytest.raises(Unavailable):
+        await backend.introspection.version()
