@@ -287,10 +287,11 @@ class Ingest:
         """Go back to ``size`` bytes; OutOfRange beyond what is written."""
         if not 0 <= size <= self.offset:
             raise OutOfRange(f"truncate blob {self._what} to {size}: {self.offset} bytes are written")
+        descriptor = self._fd
         if size == self.offset:
             return
         try:
-            os.ftruncate(self._fd, size)
+            os.ftruncate(descriptor, size)
             self._rehash(size)
         except OSError as error:
             raise from_oserror(error, f"truncate blob {self._what}") from error
