@@ -1,0 +1,182 @@
+"""``core.tasks.TaskService`` over the supervisor: what clients may ask for, in containerd's terms.
+
+What belongs here: from a container's record to a task, arguments, and the errors that clients branch on. What does not:
+shims (``supervisor/``), and messages of the API (``api/``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from portside.core.anymessage import AnyMessage
+from portside.core.containers import ContainerStore
+from portside.core.filters import Adaptor, compile_filters
+from portside.core.mount import Mount
+from portside.core.tasks import Exit, Metric, Process, ProcessInfo, TaskIO
+from portside.errors import FailedPrecondition, InvalidArgument, PortsideError, Unimplemented
+from portside.oci.descriptor import Descriptor
+from portside.supervisor.supervisor import Supervisor
+from portside.supervisor.task import ShimTask
+
+_T = TypeVar("_T")
+
+RUNTIMES = ("io.containerd.runc.v2", "io.containerd.portside.v2")
+"""Runtime names that our own shim serves."""
+METRICS_TIMEOUT = 3.0
+"""Seconds that a task may take for its figures before it is left out."""
+
+
+class TaskManager:
+    """Tasks of all namespaces; ``bind`` gives one namespace's service. Owns neither supervisor nor stores."""
+
+    def __init__(self, supervisor: Supervisor, containers: Callable[[str], ContainerStore]) -> None:
+        """``containers`` gives the records of a namespace."""
+        self._supervisor = supervisor
+        self._containers = containers
+
+    def bind(self, namespace: str) -> Tasks:
+        """The tasks of ``namespace``."""
+        return Tasks(self._supervisor, self._containers(namespace), namespace)
+
+
+class Tasks:
+    """The tasks of one namespace (``core.tasks.TaskService``)."""
+
+    def __init__(self, supervisor: Supervisor, containers: ContainerStore, namespace: str) -> None:
+        self._supervisor = supervisor
+        self._containers = containers
+        self._namespace = namespace
+
+    async def create(
+        self, container_id: str, rootfs: Sequence[Mount], io: TaskIO,
+        *, options: AnyMessage | None = None, checkpoint: Descriptor | None = None, runtime_path: str = "",
+    ) -> int:  # fmt: skip
+        """See ``TaskService``. The container's spec goes to the bundle as the bytes that it is."""
+        container = await self._containers.get(container_id)
+        if container.runtime not in RUNTIMES or runtime_path:
+            raise Unimplemented(
+                f"create task {container_id}: runtime {runtime_path or container.runtime} is not served yet"
+            )
+        if checkpoint is not None and checkpoint.size:
+            raise Unimplemented(f"create task {container_id}: from a checkpoint is not served yet")
+        if container.spec is None or not container.spec.value:
+            raise InvalidArgument(f"create task {container_id}: its container has no spec")
+        chosen = options if options is not None and options.value else container.runtime_options
+        fields: dict[str, Any] = {
+            "rootfs": [
+                {"type": mount.type, "source": mount.source, "target": mount.target, "options": list(mount.options)}
+                for mount in rootfs
+            ],
+            **_io_fields(io),
+        }
+        if chosen is not None:
+            fields["options"] = _any_fields(chosen)
+        return await self._supervisor.create(self._namespace, container_id, container.spec.value, fields)
+
+    async def start(self, container_id: str, exec_id: str = "") -> int:
+        """See ``TaskService``; FailedPrecondition unless it was just created."""
+        return await (await self._task(container_id)).start(exec_id)
+
+    async def exec(self, container_id: str, exec_id: str, spec: AnyMessage, io: TaskIO) -> None:
+        """See ``TaskService``; FailedPrecondition unless the task is running."""
+        task = await self._task(container_id)
+        await task.call("Exec", {"exec_id": exec_id, "spec": _any_fields(spec), **_io_fields(io)})
+
+    async def get(self, container_id: str, exec_id: str = "") -> Process:
+        """See ``TaskService``."""
+        return await (await self._task(container_id)).state(exec_id)
+
+    async def list(self) -> Sequence[Process]:
+        """See ``TaskService``; a task that goes while it is asked is left out."""
+        tasks = await self._supervisor.tasks(self._namespace)
+        return await _answers(task.state() for task in tasks)
+
+    async def wait(self, container_id: str, exec_id: str = "") -> Exit:
+        """See ``TaskService``."""
+        return await (await self._task(container_id)).wait(exec_id)
+
+    async def delete(self, container_id: str, exec_id: str = "") -> Exit:
+        """See ``TaskService``."""
+        return await self._supervisor.delete(await self._task(container_id), exec_id)
+
+    async def kill(self, container_id: str, signal: int, exec_id: str = "", all: bool = False) -> None:
+        """See ``TaskService``."""
+        await (await self._task(container_id)).kill(signal, exec_id, all)
+
+    async def resize(self, container_id: str, width: int, height: int, exec_id: str = "") -> None:
+        """See ``TaskService``."""
+        task = await self._task(container_id)
+        await task.call("ResizePty", {"exec_id": exec_id, "width": width, "height": height})
+
+    async def close_io(self, container_id: str, exec_id: str = "", stdin: bool = True) -> None:
+        """See ``TaskService``."""
+        await (await self._task(container_id)).call("CloseIO", {"exec_id": exec_id, "stdin": stdin})
+
+    async def pause(self, container_id: str) -> None:
+        """See ``TaskService``."""
+        await (await self._task(container_id)).call("Pause")
+
+    async def resume(self, container_id: str) -> None:
+        """See ``TaskService``."""
+        await (await self._task(container_id)).call("Resume")
+
+    async def pids(self, container_id: str) -> Sequence[ProcessInfo]:
+        """See ``TaskService``."""
+        answer = await (await self._task(container_id)).call("Pids")
+        return [
+            ProcessInfo(
+                entry["pid"], AnyMessage(entry["info"]["type_url"], entry["info"]["value"]) if entry["info"] else None
+            )
+            for entry in answer["processes"]
+        ]
+
+    async def update(self, container_id: str, resources: AnyMessage, annotations: dict[str, str] | None = None) -> None:
+        """See ``TaskService``."""
+        fields = {"resources": _any_fields(resources), "annotations": annotations or {}}
+        await (await self._task(container_id)).call("Update", fields)
+
+    async def metrics(self, filters: Sequence[str] = ()) -> Sequence[Metric]:
+        """See ``TaskService``."""
+        accepts = compile_filters(filters)
+        tasks = await self._supervisor.tasks(self._namespace)
+        wanted = [task for task in tasks if accepts is None or accepts(_fields(task))]
+        return await _answers(_metric(task) for task in wanted)
+
+    async def _task(self, container_id: str) -> ShimTask:
+        return await self._supervisor.task(self._namespace, container_id)
+
+
+async def _metric(task: ShimTask) -> Metric:
+    answer = await task.call("Stats", timeout=METRICS_TIMEOUT)
+    stats = answer["stats"]
+    if stats is None:
+        raise FailedPrecondition(f"task {task.id}: no figures")
+    return Metric(task.id, time.time_ns(), AnyMessage(stats["type_url"], stats["value"]))
+
+
+async def _answers(calls: Iterable[Awaitable[_T]]) -> list[_T]:
+    """What the tasks answer; one that cannot is left out, what is not an error of ours is a defect."""
+    found: list[_T] = []
+    for answer in await asyncio.gather(*calls, return_exceptions=True):
+        if not isinstance(answer, BaseException):
+            found.append(answer)
+        elif not isinstance(answer, PortsideError):
+            raise answer
+    return found
+
+
+def _fields(task: ShimTask) -> Adaptor:
+    """``id``, ``namespace``."""
+    fields: dict[tuple[str, ...], str] = {("id",): task.id, ("namespace",): task.namespace}
+    return lambda path: fields.get(path)
+
+
+def _any_fields(message: AnyMessage) -> dict[str, Any]:
+    return {"type_url": message.type_url, "value": message.value}
+
+
+def _io_fields(io: TaskIO) -> dict[str, Any]:
+    return {"stdin": io.stdin, "stdout": io.stdout, "stderr": io.stderr, "terminal": io.terminal}

@@ -1,0 +1,191 @@
+"""A shim's process, from the moment it is alone: forked by the zygote, or exec'ed where there is none.
+
+What belongs here: what makes it a shim (session, subreaper, signals, descriptors), and its end. It goes on when the
+daemon or the zygote dies, and ends when it is told to (Shutdown, with no task left), or when it has had neither a task
+nor a peer for a minute, which is what a daemon leaves behind that died while it started us.
+
+As a command, the fallback without a zygote: ``python -I -S -E main.py CONFIG FD``, CONFIG the JSON of ``Config``, FD
+the number of the listening socket.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__":  # Isolated and without site: the package is where this file is.
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+import _socket
+import ctypes
+import json
+import signal
+
+from portside.linux import process as linux
+from portside.shim import outbox as outbox_module
+from portside.shim import service as service_module
+from portside.shim.loop import Loop
+from portside.shim.outbox import Outbox
+from portside.shim.rpc import Server
+from portside.shim.service import TaskService
+from portside.shim.task import Shim
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+    from portside.shim.loop import Timer
+
+IDLE_TIMEOUT: Final = 60.0
+"""Seconds without a task and without a peer after which a shim ends by itself."""
+FAREWELL: Final = 2.0
+"""Seconds that a shim waits at its end for the daemon to take the last events and answers."""
+MAX_ERRORS: Final = 1 << 20
+"""Bytes of ``shim.log``; what comes later is not written."""
+_PR_SET_NAME: Final = 15
+
+
+class Config:
+    """What a shim is told when it is made."""
+
+    __slots__ = ("address", "bundle", "cache_dir", "events", "id", "namespace")
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.namespace: str = fields["namespace"]
+        self.id: str = fields["id"]
+        """Of its first container."""
+        self.bundle: str = fields["bundle"]
+        self.address: str = fields["address"]
+        """The path of its socket, which it removes at its end."""
+        self.events: str = fields.get("events", "")
+        """Where to forward events to; empty for nowhere."""
+        self.cache_dir: str = fields.get("cache_dir", "")
+
+
+def prepare() -> None:
+    """What all shims share and none should have to make: called by the zygote."""
+    outbox_module.prepare()
+    service_module.prepare()
+
+
+def run(config: Config, listener: _socket.socket) -> None:
+    """Be a shim until the end; ``listener`` is owned. Returns when everything is given back."""
+    _become_shim(config, listener.fileno())
+    Running(config, listener).run()
+
+
+class Running:
+    """The parts of a shim, joined."""
+
+    def __init__(self, config: Config, listener: _socket.socket) -> None:
+        self._config = config
+        self._loop = Loop(self._log)
+        self._outbox = Outbox(self._loop, config.events, config.namespace)
+        self._shim = Shim(self._loop, self._outbox, config.namespace, config.cache_dir)
+        self._service = TaskService(self._shim, self._watch_idle, self._shutdown)
+        self._server = Server(self._loop, listener, self._service.handle)
+        self._idle: Timer | None = None
+        self._ending = False
+
+    def run(self) -> None:
+        """The shim's life."""
+        # These must not end us, nor be ignored, since what is ignored stays so in the container's processes.
+        self._loop.on_signals(
+            (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ),
+            self._signalled,
+        )
+        self._watch_idle()
+        self._loop.run()
+        self._server.close()
+        self._outbox.close()
+        self._loop.close()
+        try:
+            os.unlink(self._config.address)
+        except OSError:
+            pass  # The daemon has removed it.
+
+    def _signalled(self, number: int) -> None:
+        if number == signal.SIGCHLD:
+            self._shim.reap()
+
+    def _watch_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if not self._service.tasks:
+            self._idle = self._loop.later(IDLE_TIMEOUT, self._idle_too_long)
+
+    def _idle_too_long(self) -> None:
+        self._idle = None
+        if self._server.connections:
+            self._watch_idle()
+        else:
+            self._shutdown()
+
+    def _shutdown(self) -> None:
+        if self._ending or self._service.tasks:
+            return
+        self._ending = True
+        self._loop.later(FAREWELL, self._loop.stop)
+        self._outbox.on_idle = self._end_if_done
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self._outbox.idle and not self._server.unsent:
+            self._loop.stop()
+
+    def _log(self, error: BaseException) -> None:
+        """A defect, for whoever looks into the bundle."""
+        import traceback  # Here, since it is large and seldom needed.
+
+        text = "".join(traceback.format_exception(error))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(f"{self._config.bundle}/shim.log", flags, 0o600)
+            try:
+                if os.fstat(fd).st_size < MAX_ERRORS:
+                    os.write(fd, text.encode(errors="replace"))
+            finally:
+                os.close(fd)
+        except OSError:
+            pass  # Nobody is left to be told.
+
+
+def _become_shim(config: Config, listener: int) -> None:
+    os.setsid()
+    linux.set_child_subreaper()
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    linux.close_all_but((0, 1, 2, listener))
+    os.set_inheritable(listener, False)
+    os.umask(0o022)
+    try:
+        os.chdir(config.bundle)
+    except OSError:
+        os.chdir("/")
+    _set_title(f"portside-shim -namespace {config.namespace} -id {config.id}")
+
+
+def _set_title(title: str) -> None:
+    """What ps(1) shows: the name, and the arguments by writing over ours (prctl's way needs CAP_SYS_RESOURCE)."""
+    name = ctypes.create_string_buffer(b"portside-shim")
+    linux.prctl(_PR_SET_NAME, ctypes.addressof(name))
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: fields 48 and 49 of proc_pid_stat(5)
+    size = end - start
+    if 0 < size < 1 << 20:
+        text = title.encode(errors="replace")[: size - 1]
+        ctypes.memmove(start, text + bytes(size - len(text)), size)
+
+
+def main(arguments: list[str]) -> int:
+    """The fallback's entry."""
+    config = Config(json.loads(arguments[1]))
+    run(config, _socket.socket(fileno=int(arguments[2])))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
