@@ -18,6 +18,7 @@ from portside.errors import (
     Unavailable,
 )
 from portside.oci.digest import Digest
+from tests.support.disks import fill_up, small_disk
 
 DATA = b"some content"
 DIGEST = Digest.of(DATA)
@@ -226,14 +227,8 @@ def test_odd_names_and_odd_files(store):
 
 @pytest.fixture
 def small(tmp_path):
-    """A tmpfs of 1 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    target = tmp_path / "small"
-    target.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "portside-test", target], check=True)
-    yield target
-    subprocess.run(["umount", target], check=True)
+    with small_disk(tmp_path / "small", "1m") as target:
+        yield target
 
 
 def test_a_full_disk_names_the_blob_and_leaves_the_ingest_as_it_was(small):
@@ -260,12 +255,10 @@ def test_a_full_disk_names_the_blob_and_leaves_the_ingest_as_it_was(small):
 
 def test_no_room_for_a_new_ingest(small):
     store = BlobStore(small / "content")
-    with open(small / "filler", "wb", buffering=0) as filler, pytest.raises(OSError, match="space"):
-        while True:
-            filler.write(b"\0" * 4096)
+    filler = fill_up(small)
     with pytest.raises(ResourceExhausted, match="my ref"):
         store.ingest("key", what="my ref")
     assert store.keys() == [] and not store.is_open("key")
     assert os.listdir(store.root / "ingest") == []
-    (small / "filler").unlink()
+    filler.unlink()
     put(store)

@@ -20,10 +20,12 @@ What records mean is not known here (the stores of this package), nor what they 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import queue
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -54,10 +56,10 @@ Event = tuple[str, str, str, Mapping[str, Any]]
 
 MAX_GROUP = 256
 """Functions in one transaction."""
-CHECKPOINT_PAGES = 4000
+CHECKPOINT_PAGES = 1000
 """The WAL is written back into the database when it has this many pages of 4 KiB."""
-RESERVE = 256 * 1024
-"""Bytes kept aside for deleting things on a full disk."""
+RESERVE = (CHECKPOINT_PAGES + 200) * 4096
+"""Bytes kept aside for deleting things on a full disk: enough to write the whole WAL back, which frees it."""
 
 
 class Transaction:
@@ -154,11 +156,7 @@ class Database:
         DataLoss if the file is damaged or not a database, Unavailable if another process has it open,
         FailedPrecondition if a newer portside wrote it, ResourceExhausted if there is no room to create it.
         """
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        except OSError as error:
-            raise from_oserror(error, f"open metadata {path}") from error
+        _make_file(path)
         connection: sqlite3.Connection | None = None
         try:
             connection = _connect(path)
@@ -252,6 +250,9 @@ class Database:
             if not self._reserve.release():
                 raise
             self._execute(changes)
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._reserve.keep(at_once=True)
             return
         self._reserve.keep()
 
@@ -309,9 +310,9 @@ class _Reserve:
         self._next_try = 0.0
         self.keep()
 
-    def keep(self) -> None:
-        """Take the space again if it was given up and there is room; at most once a second."""
-        if self._held or time.monotonic() < self._next_try:
+    def keep(self, at_once: bool = False) -> None:
+        """Take the space again if it was given up and there is room; tried once a second, or ``at_once``."""
+        if self._held or (time.monotonic() < self._next_try and not at_once):
             return
         self._next_try = time.monotonic() + 1
         try:
@@ -323,6 +324,8 @@ class _Reserve:
             self._held = True
         except OSError as error:
             log.debug("metadata: no room for the reserve %s: %s", self._path, error)
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
 
     def release(self) -> bool:
         """Give it up; False if there is nothing to give."""
@@ -337,6 +340,20 @@ class _Reserve:
 
 _INSERT = {table: table.insert for table in TABLES}
 _DELETE = {table: table.delete for table in TABLES}
+
+
+def _make_file(path: Path) -> None:
+    """Create the file, private, where there is none. One that is there is not opened: if it is this process's own
+    database, closing any descriptor of it would drop SQLite's locks (fcntl(2), on record locks)."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        is_file = stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError as error:
+        raise from_oserror(error, f"open metadata {path}") from error
+    if not is_file:
+        raise DataLoss(f"open metadata {path}: not a regular file")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -368,7 +385,7 @@ def _load(connection: sqlite3.Connection, path: Path) -> list[Change]:
         raise DataLoss(f"open metadata {path}: the database is not portside's")
     problems = [text for (text,) in connection.execute("PRAGMA quick_check(3)")]
     if problems != ["ok"]:
-        raise DataLoss(f"open metadata {path}: damaged: {'; '.join(problems)}")
+        raise DataLoss(f"open metadata {path}: damaged: {' '.join(' '.join(problems).split())}")
     return [change for table in TABLES for change in _read(connection, table, path)]
 
 
