@@ -80,7 +80,7 @@ def _unknown(path: bytes, methods: Mapping[bytes, Method]) -> errors.Unimplement
 
 
 class ServerCall:
-    """The ``Call`` that handlers get. Beyond that interface: ``set_header``, ``compress``."""
+    """The ``Call`` that handlers get. Beyond it: ``set_header``, ``compress``, ``request_compressed``."""
 
     __slots__ = (
         "compressed",
@@ -95,6 +95,7 @@ class ServerCall:
         "messages",
         "method",
         "reader",
+        "request_compressed",
         "room",
         "stream_id",
         "task",
@@ -114,6 +115,8 @@ class ServerCall:
         self.ended = False  # the client has ended its side
         self.head_sent = False
         self.compressed = False
+        self.request_compressed = False
+        """Whether the request that the handler has (the latest, of a stream) came compressed."""
         self.reader: MessageReader | None = None
         self.message: tuple[int, bytes] | None = None  # the request of a client that does not stream
         self.messages: deque[tuple[int, bytes]] | None = None
@@ -153,6 +156,7 @@ class ServerCall:
     def parse(self, message: tuple[int, bytes]) -> Any:
         """The request that ``message`` (compressed flag and bytes) is."""
         flag, data = message
+        self.request_compressed = bool(flag)
         if flag:
             if not self.head.gzip:
                 raise errors.Internal("a compressed message without grpc-encoding")
