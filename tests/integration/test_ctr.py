@@ -36,7 +36,7 @@ def test_pull_stores_image_content_and_snapshots(daemon: Daemon, image: str) -> 
     assert len(daemon.ctr("content", "ls", "-q").stdout.split()) == 3
     snapshots = daemon.ctr("snapshots", "ls").stdout
     assert snapshots.count("Committed") == 1
-    assert "complete (3/3)" in daemon.ctr("images", "check").stdout
+    assert "complete (2/2)" in daemon.ctr("images", "check").stdout
 
 
 def test_pull_again_is_quick_and_harmless(daemon: Daemon, image: str) -> None:
@@ -163,7 +163,7 @@ def test_snapshots(daemon: Daemon, image: str, tmp_path: Path) -> None:
     assert "Committed" in daemon.ctr("snapshots", "info", "s2").stdout
     refused = daemon.ctr("snapshots", "rm", parent, check=False)
     assert refused.returncode
-    assert "cannot remove" in refused.stderr
+    assert "failed precondition" in refused.stderr
     daemon.ctr("snapshots", "rm", "s2")
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-FINAL = ("done", "exists")
+FINAL = ("done", "downloaded", "exists", "extracted", "uploaded")
 
 
 def follow(events: Iterable[Mapping[str, Any]], *, quiet: bool) -> Mapping[str, Any]:
@@ -57,5 +57,6 @@ def _follow_live(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def short(name: str) -> str:
-    """A digest by its first twelve digits; anything else as it is."""
-    return name.removeprefix("sha256:")[:12] if name.startswith("sha256:") else name
+    """A digest by its first twelve digits, whatever stands before it; anything else as it is."""
+    _, found, digits = name.rpartition("sha256:")
+    return digits[:12] if found else name

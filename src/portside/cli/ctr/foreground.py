@@ -1,0 +1,105 @@
+"""A process of a container with our streams, on an event loop: what ``run`` and ``tasks exec`` of ``ctr`` share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from portside.cli.attach import CHUNK, FORWARDED, GRACE, Fifos, Terminal, window_size
+from portside.client.remove import quietly
+from portside.core.services import Services
+from portside.core.tasks import Exit, TaskIO
+
+
+async def in_foreground(
+    services: Services, id: str, exec_id: str, terminal: bool, begin: Callable[[TaskIO], Awaitable[object]]
+) -> Exit:
+    """``begin`` creates and starts the process with the streams that it is given; returns when it has ended."""
+    base = os.path.join(os.environ.get("XDG_RUNTIME_DIR") or "/run", "portside-fifo")
+    fifos = Fifos(base, stdin=True, terminal=terminal)
+    raw = None
+    try:
+        await begin(TaskIO(fifos.stdin, fifos.stdout, fifos.stderr, terminal))
+        raw = Terminal(0) if terminal and os.isatty(0) else None
+        streams = _Streams(services, id, exec_id, fifos)
+        streams.start(terminal)
+        try:
+            return await services.tasks.wait(id, exec_id)
+        finally:
+            await streams.finish()
+    finally:
+        if raw is not None:
+            raw.close()
+        fifos.close()
+
+
+class _Streams:
+    """Copies between the fifos and our own descriptors, and hands on signals and window sizes."""
+
+    def __init__(self, services: Services, id: str, exec_id: str, fifos: Fifos) -> None:
+        self._services, self._id, self._exec_id, self._fifos = services, id, exec_id, fifos
+        self._loop = asyncio.get_running_loop()
+        self._closed = asyncio.Event()
+        self._calls: set[asyncio.Task[None]] = set()
+
+    def start(self, terminal: bool) -> None:
+        """Begin to copy. Our input is read by a thread that dies with us: a read of it cannot be taken back."""
+        for fd in self._fifos.readers:
+            self._loop.add_reader(fd, self._output, fd)
+        threading.Thread(target=self._input, daemon=True).start()
+        for number in FORWARDED:
+            self._loop.add_signal_handler(number, self._signal, number)
+        if terminal:
+            self._resize()
+            self._loop.add_signal_handler(signal.SIGWINCH, self._resize)
+
+    async def finish(self) -> None:
+        """The process has ended: wait for the rest of its output."""
+        try:
+            await asyncio.wait_for(self._closed.wait(), GRACE)
+        except TimeoutError:
+            pass
+        for fd in self._fifos.readers:
+            self._loop.remove_reader(fd)
+        for number in (*FORWARDED, signal.SIGWINCH):
+            self._loop.remove_signal_handler(number)
+
+    def _output(self, fd: int) -> None:
+        data = os.read(fd, CHUNK)
+        while data:
+            data = data[os.write(self._fifos.readers[fd], data) :]
+            if not data:
+                return
+        self._loop.remove_reader(fd)
+        self._fifos.readers.pop(fd)
+        os.close(fd)
+        if not self._fifos.readers:
+            self._closed.set()
+
+    def _input(self) -> None:
+        try:
+            fd = os.open(self._fifos.stdin, os.O_WRONLY | os.O_CLOEXEC)
+            while data := os.read(0, CHUNK):
+                while data:
+                    data = data[os.write(fd, data) :]
+            os.close(fd)
+        except OSError:
+            return  # the process has closed its input, or has ended
+        self._loop.call_soon_threadsafe(self._ask, self._services.tasks.close_io(self._id, self._exec_id))
+
+    def _signal(self, number: int) -> None:
+        self._ask(self._services.tasks.kill(self._id, number, self._exec_id))
+
+    def _resize(self) -> None:
+        width, height = window_size()
+        if width:
+            self._ask(self._services.tasks.resize(self._id, width, height, self._exec_id))
+
+    def _ask(self, call: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.ensure_future(quietly(call))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
