@@ -244,7 +244,10 @@ class TarParser:
 def _checksum_fits(block: bytes) -> bool:
     """The header's sum of bytes, its own field taken as blanks. Very old archives summed signed bytes."""
     field = block[148:156]
-    stored = _number(field, "checksum")
+    try:
+        stored = _number(field, "checksum")
+    except InvalidArgument:
+        return False
     # The lower half of Adler-32 is one more than the sum of the bytes modulo 65521, and is had without a loop.
     if (stored + sum(field) - 256 + 1 - (adler32(block) & 0xFFFF)) % 65521 == 0:
         return True
