@@ -122,6 +122,26 @@ def write_id_maps(
     _write(f"/proc/{pid}/uid_map", _lines(uid_map))
 
 
+def user_namespace(uid_map: Sequence[tuple[int, int, int]], gid_map: Sequence[tuple[int, int, int]]) -> int:
+    """A user namespace with these maps and nobody in it, for id-mapped mounts; the caller closes the descriptor."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    pid, pidfd = clone3(CLONE_NEWUSER)
+    if pid == 0:
+        try:
+            os.close(writer)
+            os.read(reader, 1)  # until the maps are written and the namespace is held by a descriptor
+        finally:
+            os._exit(0)
+    try:
+        os.close(reader)
+        write_id_maps(pid, uid_map, gid_map)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(writer)
+        os.close(pidfd)
+        os.waitpid(pid, 0)
+
+
 def _lines(entries: Sequence[tuple[int, int, int]]) -> str:
     return "".join(f"{inside} {outside} {count}\n" for inside, outside, count in entries)
 

@@ -30,6 +30,7 @@ _NUMBERS = {
     "bpf": (321, 280),
     "capget": (125, 90),
     "capset": (126, 91),
+    "execve": (59, 221),
     "execveat": (322, 281),
     "fstatfs": (138, 44),
     "getcwd": (79, 17),

@@ -1,0 +1,525 @@
+"""A container from its creation to its removal: what runc does, in this process.
+
+``Container.create`` makes control group, namespaces and root and leaves the first process waiting just before execve;
+``start`` lets it go. Reaping the processes (init and those of ``exec``) is the caller's, through their pid or pidfd.
+What belongs here: the order of things and what is taken back after a failure. What does not: what happens inside the
+new processes (``init``, ``exec``), standard streams and events (the shim).
+
+The calling process must have one thread only. Nothing is kept on disk: the object is the container's record.
+Source: runtime-spec runtime.md, *Operations*.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal as signals
+
+from portside.errors import FailedPrecondition, InvalidArgument, NotFound
+from portside.linux import mount as m
+from portside.linux import namespaces as ns
+from portside.linux import pidfd as pidfds
+from portside.linux.cgroups import Cgroup
+from portside.linux.fd import OwnedFd
+from portside.linux.seccomp import FilterCache
+from portside.runtime import dialogue, maker
+from portside.runtime import exec as executor
+from portside.runtime import hooks as hook_runner
+from portside.runtime import init as first
+from portside.runtime.devices import default_rules
+from portside.runtime.failure import RuntimeFailure
+from portside.runtime.mounts import BindMount
+from portside.runtime.plan import root_plan
+from portside.runtime.program import Program
+from portside.runtime.spec import NAMESPACE_KINDS, ProcessSpec, Spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from portside.linux.seccomp import Filter
+
+_ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
+_MAX_ID = 1024
+
+
+class Stdio:
+    """What a process gets as standard streams: three descriptors (borrowed; -1 for /dev/null), or a terminal.
+
+    ``width`` and ``height`` are the terminal's size in characters, 0 to take that of the spec.
+    """
+
+    __slots__ = ("height", "stderr", "stdin", "stdout", "terminal", "width")
+
+    def __init__(
+        self,
+        stdin: int = -1,
+        stdout: int = -1,
+        stderr: int = -1,
+        terminal: bool = False,
+        width: int = 0,
+        height: int = 0,
+    ) -> None:
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+        self.terminal = terminal
+        self.width = width
+        self.height = height
+
+
+class Process:
+    """A process in a container. ``pidfd`` and ``console`` (a terminal's master, or -1) are the receiver's to close."""
+
+    __slots__ = ("console", "pid", "pidfd")
+
+    def __init__(self, pid: int, pidfd: int, console: int = -1) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.console = console
+
+
+class Container:
+    """One container. Made by ``create``; ``delete`` ends its life."""
+
+    __slots__ = (
+        "_channel", "_deleted", "_filter", "_group_made", "_keyring", "_pidfd", "_spec", "bundle", "cgroup", "id",
+        "init", "warnings",
+    )  # fmt: skip
+
+    def __init__(self, id: str, bundle: str, spec: Spec, cgroup: Cgroup, seccomp: Filter | None, keyring: str) -> None:
+        self.id = id
+        self.bundle = bundle
+        self.cgroup = cgroup
+        self.init = Process(-1, -1)
+        self.warnings: list[str] = []
+        """Things that were asked and could not be given, without harm; for the log."""
+        self._spec = spec
+        self._filter = seccomp
+        self._keyring = keyring
+        self._channel: dialogue.Channel | None = None
+        self._pidfd = -1
+        self._group_made = False
+        self._deleted = False
+
+    @classmethod
+    def create(
+        cls,
+        id: str,
+        bundle: str,
+        spec: dict[str, Any],
+        stdio: Stdio,
+        *,
+        rootfs_fd: int = -1,
+        rootfs: str = "",
+        no_pivot: bool = False,
+        no_new_keyring: bool = False,
+        systemd_cgroup: bool = False,
+        cache_dir: str = "",
+    ) -> Container:
+        """Make the container up to the point before execve.
+
+        ``spec`` is the parsed config.json. ``rootfs_fd`` is a detached mount (fsmount, open_tree) that becomes the root
+        (stays the caller's); else the directory ``rootfs``, else the spec's ``root.path`` below ``bundle``.
+        ``cache_dir`` keeps compiled seccomp filters. Raises ``InvalidArgument`` naming a field of the spec, or
+        ``RuntimeFailure``; then no process, mount, control group or descriptor is left.
+        """
+        check_id(id)
+        parsed = Spec(spec)
+        seccomp = _filters(cache_dir).get(parsed.seccomp) if parsed.seccomp else None
+        if seccomp is not None and seccomp.notifies:
+            raise InvalidArgument("linux.seccomp: SCMP_ACT_NOTIFY is not supported")
+        cgroup = Cgroup.open(cgroup_path(parsed.cgroups_path, id, systemd_cgroup))
+        keyring = "" if no_new_keyring else f"_ses.{id}"
+        made = cls(id, os.path.abspath(bundle), parsed, cgroup, seccomp, keyring)
+        try:
+            made._create(stdio, rootfs_fd, rootfs, no_pivot)
+        except RuntimeFailure as failure:
+            raise failure.within(f"create container {id}") from failure
+        except OSError as error:
+            raise RuntimeFailure.of(f"create container {id}", error) from error
+        return made
+
+    def _create(self, stdio: Stdio, rootfs_fd: int, rootfs: str, no_pivot: bool) -> None:
+        spec, undo, borrowed = self._spec, maker.Undo(), maker.Undo()
+        try:
+            program = Program(spec.process, self._filter, self._keyring, spec.personality, "user" in spec.namespaces)
+            launch = first.Launch()
+            launch.spec, launch.program, launch.cgroup = spec, program, self.cgroup
+            launch.bundle, launch.no_pivot = self.bundle, no_pivot
+            launch.plan = root_plan(spec, self.bundle)
+            launch.rootfs = rootfs or os.path.join(self.bundle, spec.root or "rootfs")
+            launch.rootfs_fd = rootfs_fd
+            launch.state = hook_runner.state_json(spec, self.id, self.bundle, "creating", 0)
+            launch.terminal_size = _terminal_size(stdio, spec.process)
+            launch.stdio = _standard(stdio, borrowed)
+            _open_namespaces(launch, borrowed)
+            _open_sources(launch, borrowed)
+            undo.push(self._remove_cgroup)
+            undo.push(self._close_console)
+            child, cloned = self._clone(launch)
+            undo.push(child.destroy)
+            self._converse(child, cloned)
+            self.init.pid, self.init.pidfd = child.pid, child.pidfd
+            self._pidfd = fcntl.fcntl(child.pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
+            self._channel = child.channel
+            self.warnings = program.warnings
+            undo.keep()
+        finally:
+            borrowed.run()
+            undo.run()
+
+    def _clone(self, launch: first.Launch) -> tuple[maker.Child, bool]:
+        """Clone the first process, or the one between; on pure version 2 straight into the control group."""
+        between = _needs_between(launch)
+        flags = ns.CLONE_CLEAR_SIGHAND if between else first.clone_flags(launch.fresh)
+        run = first.between if between else first.run
+        if maker.is_unified():
+            self._make_cgroup()
+            with OwnedFd(self.cgroup.fd_for_clone()) as group:
+                child = maker.spawn(lambda channel: run(launch, channel), flags, group.fileno())
+        else:
+            child = maker.spawn(lambda channel: run(launch, channel), flags)
+        if between:
+            child.between = (child.pid, child.pidfd)
+        return child, maker.is_unified()
+
+    def _make_cgroup(self) -> None:
+        resources = self._spec.resources
+        if resources.get("devices"):
+            resources = {**resources, "devices": [*resources["devices"], *default_rules()]}
+        self.cgroup = Cgroup.create(self.cgroup.path, resources)
+        self._group_made = True
+
+    def _remove_cgroup(self) -> None:
+        if self._group_made:
+            self.cgroup.kill()
+            self.cgroup.remove()
+
+    def _converse(self, child: maker.Child, cloned: bool) -> None:
+        """Answer the new process until it is ready to execve."""
+        if not cloned:
+            # While the child is already making its root: that is where the time is.
+            self._make_cgroup()
+        if child.between is not None:
+            child.adopt()
+        maker.join_cgroup(self.cgroup, child, cloned)
+        score = self._spec.process.oom_score_adj
+        if score is not None:
+            maker.set_oom_score_adj(child.pid, score)
+        while True:
+            kind, _, fd = maker.next_message(child.channel)
+            if kind == dialogue.READY:
+                return
+            if kind == dialogue.MAP_IDS:
+                self._map_ids(child)
+            elif kind == dialogue.HOOKS:
+                self._run_hooks(("prestart", "createRuntime"), "creating", child.pid)
+                child.channel.send(dialogue.HOOKS_DONE)
+            elif kind == dialogue.CONSOLE and fd >= 0:
+                self.init.console = fd
+            else:
+                raise RuntimeFailure("", reason=f"unexpected message {kind!r}")
+
+    def _map_ids(self, child: maker.Child) -> None:
+        try:
+            ns.write_id_maps(child.pid, self._spec.uid_map, self._spec.gid_map, deny_setgroups=os.geteuid() != 0)
+        except OSError as error:
+            raise RuntimeFailure.of("map user and group ids", error) from error
+        child.channel.send(dialogue.IDS_MAPPED)
+
+    def _close_console(self) -> None:
+        if self.init.console >= 0:
+            os.close(self.init.console)
+            self.init.console = -1
+
+    def _run_hooks(self, kinds: tuple[str, ...], status: str, pid: int) -> None:
+        for kind in kinds:
+            hooks = self._spec.hooks[kind]
+            if hooks:
+                state = hook_runner.state_json(self._spec, self.id, self.bundle, status, pid)
+                hook_runner.run_hooks(kind, hooks, state)
+
+    def start(self) -> None:
+        """Let the first process exec. ``RuntimeFailure`` if it cannot: it ends then, and is the caller's to reap."""
+        step = f"start container {self.id}"
+        if self._channel is None:
+            raise FailedPrecondition(f"{step}: it has been started")
+        channel, self._channel = self._channel, None
+        try:
+            channel.send(dialogue.START)
+            kind, payload, _ = channel.receive()
+        except dialogue.PeerGone:
+            kind = b""
+        finally:
+            channel.close()
+        if kind == dialogue.FAILED:
+            raise dialogue.decode_failure(payload).within(step)
+        try:
+            self._run_hooks(("poststart",), "running", self.init.pid)
+        except RuntimeFailure as failure:
+            self.warnings.append(str(failure))
+
+    def exec(self, process: dict[str, Any], stdio: Stdio) -> Process:
+        """Run a further process (the spec's ``process`` object) in the container; returns after its execve succeeded.
+
+        It joins all namespaces and the control group. ``RuntimeFailure`` if it could not be run: nothing is left then.
+        """
+        step = f"exec in container {self.id}"
+        parsed = ProcessSpec(process)
+        if self._deleted or self._channel is not None or pidfds.wait_exit(self._pidfd, 0):
+            raise FailedPrecondition(f"{step}: the container is not running")
+        if self.cgroup.frozen():
+            raise FailedPrecondition(f"{step}: cannot exec in a paused container")
+        try:
+            return self._exec(parsed, stdio)
+        except RuntimeFailure as failure:
+            raise failure.within(step) from failure
+        except OSError as error:
+            raise RuntimeFailure.of(step, error) from error
+
+    def _exec(self, process: ProcessSpec, stdio: Stdio) -> Process:
+        spec, undo, borrowed = self._spec, maker.Undo(), maker.Undo()
+        made = Process(-1, -1)
+        try:
+            entry = executor.Entry()
+            in_user = "user" in spec.namespaces
+            entry.program = Program(process, self._filter, self._keyring, spec.personality, in_user)
+            entry.target, entry.root_fd = self._pidfd, -1
+            entry.kinds = 0
+            for kind in spec.namespaces:
+                entry.kinds |= NAMESPACE_KINDS[kind]
+            if "mount" not in spec.namespaces:
+                entry.root_fd = os.open(f"/proc/{self.init.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                borrowed.push(os.close, entry.root_fd)
+            entry.terminal_size = _terminal_size(stdio, process)
+            entry.stdio = _standard(stdio, borrowed)
+            cgroup_fd = self.cgroup.fd_for_clone() if maker.is_unified() else -1
+            if cgroup_fd >= 0:
+                borrowed.push(os.close, cgroup_fd)
+            flags = ns.CLONE_CLEAR_SIGHAND
+            child = maker.spawn(lambda channel: executor.between(entry, channel), flags, cgroup_fd)
+            undo.push(child.destroy)
+            maker.join_cgroup(self.cgroup, child, cgroup_fd >= 0, self.init.pid)
+            child.adopt()
+            if process.oom_score_adj is not None:
+                maker.set_oom_score_adj(child.pid, process.oom_score_adj)
+            self._await_exec(child, made, undo)
+            made.pid, made.pidfd = child.pid, child.pidfd
+            child.channel.close()
+            undo.keep()
+        finally:
+            borrowed.run()
+            undo.run()
+        return made
+
+    def _await_exec(self, child: maker.Child, made: Process, undo: maker.Undo) -> None:
+        """Answer the new process until its execve has succeeded."""
+        while True:
+            kind, _, fd = maker.next_message(child.channel)
+            if kind == dialogue.READY:
+                break
+            if kind != dialogue.CONSOLE or fd < 0:
+                raise RuntimeFailure("", reason=f"unexpected message {kind!r}")
+            made.console = fd
+            undo.push(os.close, fd)
+        child.channel.send(dialogue.START)
+        try:
+            kind, payload, _ = child.channel.receive()
+        except dialogue.PeerGone:
+            return
+        if kind == dialogue.FAILED:
+            raise dialogue.decode_failure(payload)
+
+    def kill(self, signal: int, all: bool = False) -> None:
+        """Send a signal to the first process, or to every process of the container; ``NotFound`` if it has gone.
+
+        Without a pid namespace of its own, SIGKILL goes to every process: nothing else would end the others.
+        """
+        if signal == signals.SIGKILL:
+            own_pids = self._spec.namespaces.get("pid") == ""
+            if all or not own_pids:
+                self.cgroup.kill(signal)
+                return
+            if self.cgroup.frozen():
+                pidfds_signal(self._pidfd, signal, self.id)
+                self.cgroup.thaw()
+                return
+        elif all:
+            self.cgroup.kill(signal)
+            return
+        pidfds_signal(self._pidfd, signal, self.id)
+
+    def pause(self) -> None:
+        """Freeze all processes; returns when they are frozen."""
+        self.cgroup.freeze()
+
+    def resume(self) -> None:
+        """Let frozen processes go on."""
+        self.cgroup.thaw()
+
+    def pids(self) -> list[int]:
+        """The processes of the container as this process sees them."""
+        return self.cgroup.pids()
+
+    def update(self, resources: dict[str, Any]) -> None:
+        """Change limits (a spec's ``linux.resources``); what is not named stays."""
+        self.cgroup.update(resources)
+
+    def stats(self) -> tuple[str, dict[str, Any]]:
+        """("v1" or "v2", fields of the Metrics message of that version)."""
+        return f"v{self.cgroup.version}", self.cgroup.stats()
+
+    def delete(self, force: bool = False) -> None:
+        """Remove what is left: the processes in the control group are killed, it goes. A second call does nothing.
+
+        ``FailedPrecondition`` while the first process runs, unless ``force``; one that waits for ``start`` is killed.
+        """
+        if self._deleted:
+            return
+        running = self._channel is None and not pidfds.wait_exit(self._pidfd, 0)
+        if running and not force:
+            raise FailedPrecondition(f"delete container {self.id}: it is running")
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        try:
+            self.cgroup.kill(signals.SIGKILL)
+            # A namespace's init ends only when all others in it have ended, so nothing of ours runs after this.
+            pidfds.wait_exit(self._pidfd)
+            self.cgroup.remove()
+        except OSError as error:
+            raise RuntimeFailure.of(f"delete container {self.id}", error) from error
+        self._deleted = True
+        os.close(self._pidfd)
+        self._pidfd = -1
+        try:
+            self._run_hooks(("poststop",), "stopped", 0)
+        except RuntimeFailure as failure:
+            self.warnings.append(str(failure))
+
+
+def check_id(id: str) -> None:
+    """``InvalidArgument`` unless ``id`` can name a directory and a control group."""
+    if not id or len(id) > _MAX_ID or id in (".", "..") or not _ID_CHARACTERS.issuperset(id):
+        raise InvalidArgument(f"container id {id[:80]!r}: letters, digits, '_', '+', '-' and '.' only")
+
+
+def cgroup_path(path: str, id: str, systemd: bool) -> str:
+    """The control group for ``linux.cgroupsPath``; with ``systemd`` that is written "slice:prefix:name"."""
+    if not systemd:
+        return path or f"/portside/{id}"
+    parts = path.split(":") if path else ["system.slice", "portside", id]
+    if len(parts) != 3 or not parts[2]:
+        raise InvalidArgument("linux.cgroupsPath: with systemd it must be slice:prefix:name")
+    slice_name, prefix, name = parts
+    slice_name = slice_name or "system.slice"
+    if not slice_name.endswith(".slice") or "/" in path or "--" in slice_name:
+        raise InvalidArgument(f"linux.cgroupsPath: {slice_name[:80]!r} is not a slice")
+    steps = slice_name[: -len(".slice")].split("-")
+    above = "".join("/" + "-".join(steps[: index + 1]) + ".slice" for index in range(len(steps)))
+    return f"{above}/{prefix}-{name}.scope" if prefix else f"{above}/{name}.scope"
+
+
+def pidfds_signal(pidfd: int, number: int, id: str) -> None:
+    """Signal the first process of container ``id``; ``NotFound`` if it has been reaped."""
+    try:
+        pidfds.send_signal(pidfd, number)
+    except ProcessLookupError:
+        raise NotFound(f"container {id}: not running") from None
+
+
+_caches: dict[str, FilterCache] = {}
+
+
+def _filters(directory: str) -> FilterCache:
+    """One cache for each directory in the life of this process."""
+    found = _caches.get(directory)
+    if found is None:
+        found = _caches[directory] = FilterCache(directory)
+    return found
+
+
+def _terminal_size(stdio: Stdio, process: ProcessSpec) -> tuple[int, int] | None:
+    if not stdio.terminal:
+        return None
+    return (stdio.width or process.width, stdio.height or process.height)
+
+
+def _standard(stdio: Stdio, borrowed: maker.Undo) -> tuple[int, int, int]:
+    """The descriptors for a new process under numbers that do not get into each other's way."""
+    wanted = (-1, -1, -1) if stdio.terminal else (stdio.stdin, stdio.stdout, stdio.stderr)
+    opened, mine = maker.open_stdio(*wanted)
+    placed, copies = maker.movable(opened)
+    for fd in (*mine, *copies):
+        borrowed.push(os.close, fd)
+    return placed
+
+
+def _needs_between(launch: first.Launch) -> bool:
+    kinds = {kind for _, kind in launch.joins}
+    if kinds & {ns.CLONE_NEWPID, ns.CLONE_NEWUSER}:
+        return True
+    return bool(kinds) and bool(launch.fresh & ns.CLONE_NEWUSER)
+
+
+def _open_namespaces(launch: first.Launch, borrowed: maker.Undo) -> None:
+    """Open the namespaces to join, and note which ones are new. A user namespace comes first."""
+    launch.fresh, launch.joins = 0, []
+    for name, path in launch.spec.namespaces.items():
+        kind = NAMESPACE_KINDS[name]
+        if not path:
+            launch.fresh |= kind
+            continue
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise RuntimeFailure.of(f"open {name} namespace", error, path) from error
+        borrowed.push(os.close, fd)
+        if ns.namespace_kind(fd) != kind:
+            raise RuntimeFailure(f"open {name} namespace", path, reason=f"is not a {name} namespace")
+        if kind == ns.CLONE_NEWUSER and ns.same_namespace(fd, "user"):
+            raise RuntimeFailure("join user namespace", path, reason="is the one that we are in")
+        launch.joins.append((fd, kind))
+    launch.joins.sort(key=lambda join: join[1] != ns.CLONE_NEWUSER)
+
+
+def _open_sources(launch: first.Launch, borrowed: maker.Undo) -> None:
+    """Open what the new process could not: with a user namespace it has no rights in the host's directories."""
+    spec = launch.spec
+    foreign = "user" in spec.namespaces
+    if foreign and launch.rootfs_fd < 0:
+        try:
+            launch.rootfs_fd = m.clone_mount(-100, launch.rootfs, recursive=True)
+            borrowed.push(os.close, launch.rootfs_fd)
+            m.set_attributes(launch.rootfs_fd, propagation=m.MS_SLAVE, recursive=True)
+        except OSError as error:
+            raise RuntimeFailure.of("open the root file system", error, launch.rootfs) from error
+    for operation in launch.plan.mounts:
+        if not isinstance(operation, BindMount):
+            continue
+        mapped = bool(operation.uid_map) or operation.options.idmap
+        if not foreign and not mapped:
+            continue
+        try:
+            operation.source_fd = operation.open_source()
+            borrowed.push(os.close, operation.source_fd)
+            m.set_attributes(operation.source_fd, propagation=m.MS_SLAVE, recursive=True)
+            if mapped:
+                _map_mount(operation, spec)
+        except OSError as error:
+            raise RuntimeFailure.of(operation.describe(), error, operation.source) from error
+
+
+def _map_mount(operation: BindMount, spec: Spec) -> None:
+    """Map the ids of a mount by its own maps, else by those of the container."""
+    uid_map, gid_map = operation.uid_map or spec.uid_map, operation.gid_map or spec.gid_map
+    if not uid_map:
+        raise InvalidArgument(f"mount {operation.destination}: idmap needs uidMappings and gidMappings")
+    with OwnedFd(ns.user_namespace(uid_map, gid_map)) as user:
+        m.set_attributes(
+            operation.source_fd,
+            m.MOUNT_ATTR_IDMAP,
+            recursive=operation.options.idmap_recursive,
+            userns_fd=user.fileno(),
+        )

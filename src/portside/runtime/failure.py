@@ -1,0 +1,42 @@
+"""What can go wrong with a container, as one sentence with the step, the object and the kernel's reason."""
+
+from __future__ import annotations
+
+import os
+
+from portside.errors import PortsideError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class RuntimeFailure(PortsideError):
+    """A container or a process in it could not be made, started or changed.
+
+    ``step`` says what was being done ("start container web", "mount proc at /proc"), ``path`` on what (may be empty),
+    ``errno`` is the kernel's answer, 0 where our own checks refused; ``reason`` replaces the kernel's text then.
+    """
+
+    def __init__(self, step: str, path: str = "", errno: int = 0, reason: str = "") -> None:
+        self.step = step
+        self.path = path
+        self.errno = errno
+        self.reason = reason or (os.strerror(errno).lower() if errno else "")
+        super().__init__(": ".join(part for part in (step, path, self.reason) if part))
+
+    @classmethod
+    def of(cls, step: str, error: OSError, path: str = "") -> Self:
+        """The failure of ``step`` for an error of the kernel; chain it with ``from``."""
+        return cls(step, path or _name(error), error.errno or 0, "" if error.errno else str(error))
+
+    def within(self, step: str) -> RuntimeFailure:
+        """The same failure seen from outside: ``step`` in front."""
+        return RuntimeFailure(f"{step}: {self.step}" if self.step else step, self.path, self.errno, self.reason)
+
+
+def _name(error: OSError) -> str:
+    if error.filename is not None:
+        return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    text = error.strerror or ""
+    return text.rpartition(": ")[0] if "(" in text else ""

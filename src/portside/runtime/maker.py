@@ -1,0 +1,213 @@
+"""The maker's side: cloning a process, answering it, and leaving nothing behind when it fails.
+
+What belongs here: what creating a container and an exec have in common in the parent. What the child does is in
+``init`` and ``exec``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+
+from portside.errors import FailedPrecondition
+from portside.linux import namespaces as ns
+from portside.linux import pidfd as pidfds
+from portside.linux import process
+from portside.linux.cgroups import layout
+from portside.runtime import dialogue
+from portside.runtime.dialogue import Channel, PeerGone
+from portside.runtime.failure import RuntimeFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from portside.linux.cgroups import Cgroup
+
+
+class Undo:
+    """What has to be taken back after a failure, last first; each piece is tried whatever happens to the others."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self) -> None:
+        self._pieces: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+
+    def push(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Take back with ``function(*arguments)``."""
+        self._pieces.append((function, arguments))
+
+    def run(self) -> None:
+        """Take back everything; errors are dropped, for the failure that led here is the one to tell."""
+        while self._pieces:
+            function, arguments = self._pieces.pop()
+            try:
+                function(*arguments)
+            except Exception:
+                continue
+
+    def keep(self) -> None:
+        """It has worked: nothing is taken back."""
+        self._pieces.clear()
+
+
+class Child:
+    """A process that was cloned and is not yet the program. ``between``: the process that made it, to be reaped."""
+
+    __slots__ = ("between", "channel", "pid", "pidfd")
+
+    def __init__(self, pid: int, pidfd: int, channel: Channel) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.channel = channel
+        self.between: tuple[int, int] | None = None
+
+    def adopt(self) -> None:
+        """What was cloned is a process in between: wait for the pid of the real child, and reap the former."""
+        if self.between is None:
+            self.between = (self.pid, self.pidfd)
+        self.pid = self.pidfd = -1
+        pid = int(receive(self.channel, dialogue.PID))
+        self.pid, self.pidfd = pid, pidfds.pidfd_open(pid)
+        self._reap_between()
+
+    def _reap_between(self) -> None:
+        if self.between is not None:
+            _, pidfd = self.between
+            self.between = None
+            pidfds.reap(pidfd)
+            os.close(pidfd)
+
+    def destroy(self) -> None:
+        """Kill and reap it, close what is open."""
+        if self.between is not None:
+            if self.pidfd == self.between[1]:
+                self.pidfd = -1
+            _kill(self.between[1])
+            self._reap_between()
+            self._find_child()
+        self.channel.close()
+        if self.pidfd >= 0:
+            _kill(self.pidfd)
+            pidfds.reap(self.pidfd)
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+    def _find_child(self) -> None:
+        """The process in between may have made the real one, and told so, before it was killed."""
+        try:
+            kind, payload, fd = self.channel.receive(wait=False)
+        except (PeerGone, BlockingIOError):
+            return
+        if fd >= 0:
+            os.close(fd)
+        if kind == dialogue.PID:
+            self.pidfd = pidfds.pidfd_open(int(payload))
+
+
+def _kill(pidfd: int) -> None:
+    try:
+        pidfds.send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def spawn(run: Callable[[Channel], object], flags: int, cgroup_fd: int = -1) -> Child:
+    """Clone a process that does ``run(its end of the channel)`` and never returns from it.
+
+    It is closed to other processes from its first moment (PR_SET_DUMPABLE). ``FailedPrecondition`` if this process has
+    more than one thread: a lock that another thread holds at the clone stays locked in the child for ever.
+    """
+    if process.thread_count() != 1:
+        raise FailedPrecondition("making a container: the process must have one thread only")
+    ours, theirs = dialogue.channel_pair()
+    dumpable = process.dumpable()
+    try:
+        process.set_dumpable(0)
+        pid, pidfd = ns.clone3(flags, cgroup_fd)
+        if pid == 0:
+            run(theirs)
+            os._exit(1)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        if dumpable == 1:
+            process.set_dumpable(1)
+    return Child(pid, pidfd, ours)
+
+
+def receive(channel: Channel, kind: bytes) -> bytes:
+    """The payload of the next message, which must be of ``kind``; a failure that arrives instead is raised."""
+    found, payload, fd = next_message(channel)
+    if fd >= 0:
+        os.close(fd)
+    if found != kind:
+        raise RuntimeFailure("", reason=f"unexpected message {found!r}")
+    return payload
+
+
+def next_message(channel: Channel) -> tuple[bytes, bytes, int]:
+    """(kind, payload, descriptor or -1); FAILED is raised, an end of file is a failure too."""
+    try:
+        kind, payload, fd = channel.receive()
+    except PeerGone:
+        raise RuntimeFailure("", reason="the process died before it was ready") from None
+    if kind == dialogue.FAILED:
+        raise dialogue.decode_failure(payload)
+    return kind, payload, fd
+
+
+def open_stdio(stdin: int, stdout: int, stderr: int) -> tuple[tuple[int, int, int], list[int]]:
+    """Descriptors for a process: -1 becomes /dev/null, which is in the second result for the caller to close."""
+    fill_standard_descriptors()
+    if min(stdin, stdout, stderr) >= 0:
+        return (stdin, stdout, stderr), []
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    first, second, third = (null if fd < 0 else fd for fd in (stdin, stdout, stderr))
+    return (first, second, third), [null]
+
+
+def fill_standard_descriptors() -> None:
+    """Make sure that 0 to 2 are open, so that nothing of ours is opened under these numbers."""
+    while (fd := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)) < 3:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
+def movable(fds: tuple[int, int, int]) -> tuple[tuple[int, int, int], list[int]]:
+    """The same files under numbers above 2, so that moving one to its place cannot overwrite another."""
+    if min(fds) > 2 or fds == (0, 1, 2):
+        return fds, []
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in fds]
+    return (copies[0], copies[1], copies[2]), copies
+
+
+def is_unified() -> bool:
+    """Whether control groups are version 2 alone, so that a process can be cloned into its group."""
+    return layout().mode == "unified"
+
+
+def join_cgroup(cgroup: Cgroup, child: Child, cloned: bool, beside: int = 0) -> None:
+    """Put the child into its control groups and tell it."""
+    try:
+        cgroup.attach(child.pid, cloned=cloned, beside=beside)
+    except OSError as error:
+        raise RuntimeFailure.of("join control groups", error) from error
+    child.channel.send(dialogue.JOINED)
+
+
+def set_oom_score_adj(pid: int, value: int) -> None:
+    """Write oom_score_adj of ``pid``; lowering it takes CAP_SYS_RESOURCE, but what is so already is no error."""
+    path = f"/proc/{pid}/oom_score_adj"
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.write(fd, str(value).encode())
+    except OSError as error:
+        if int(os.pread(fd, 16, 0)) != value:
+            raise RuntimeFailure(f"set oom_score_adj to {value}", errno=error.errno or 0) from error
+    finally:
+        os.close(fd)
