@@ -1,8 +1,7 @@
 """portside: a container engine in Python behind containerd's own API.
 
-Only two names matter to most callers, ``connect`` (a daemon, ours or upstream containerd) and ``Engine`` (no
-daemon), and their synchronous faces ``connect_sync`` and ``EngineSync``. They are imported when first asked for: a
-shim or a command imports this package too, and pays nothing.
+The library is ``portside.sdk``; its names are also here, and imported when first asked for: a shim or a command
+imports this package too, and pays nothing.
 """
 
 from __future__ import annotations
@@ -11,10 +10,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from portside.sdk import Engine as Engine
     from portside.sdk import EngineSync as EngineSync
+    from portside.sdk import RunOptions as RunOptions
+    from portside.sdk import Volume as Volume
     from portside.sdk import connect as connect
     from portside.sdk import connect_sync as connect_sync
 
-__all__ = ["Engine", "EngineSync", "connect", "connect_sync"]
+__all__ = ["Engine", "EngineSync", "RunOptions", "Volume", "connect", "connect_sync"]
 
 
 def __getattr__(name: str) -> object:

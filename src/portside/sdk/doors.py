@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from portside.client.places import Places, discover, fifo_directory, log_directory
+from portside.client.places import discover
 from portside.core.services import Backend
 from portside.sdk.client import Client
 from portside.sdk.runner import LoopThread
@@ -16,6 +17,11 @@ DEFAULT_ADDRESS = "/run/portside/portside.sock"
 DEFAULT_ROOT = "/var/lib/portside"
 DEFAULT_STATE = "/run/portside"
 DEFAULT_NAMESPACE = "default"
+GRACE = 1.0
+"""Seconds that calls of other processes get when an engine in this one is closed."""
+
+if TYPE_CHECKING:
+    from portside.daemon.host import Host
 
 
 class _Door:
@@ -28,7 +34,7 @@ class _Door:
     async def __aenter__(self) -> Client:
         self._backend = backend = await self._open()
         try:
-            return Client(backend, self._namespace, await self._places(backend))
+            return Client(backend, self._namespace, await discover(backend.introspection))
         except BaseException:
             await self._close()
             raise
@@ -40,9 +46,6 @@ class _Door:
 
     async def _open(self) -> Backend:
         raise NotImplementedError
-
-    async def _places(self, backend: Backend) -> Places:
-        return await discover(backend.introspection)
 
     async def _close(self) -> None:
         backend, self._backend = self._backend, None
@@ -80,24 +83,28 @@ class Engine(_Door):
         super().__init__(namespace or default_namespace())
         self.root = Path(root or DEFAULT_ROOT).absolute()
         self.state = Path(state or (DEFAULT_STATE if root is None else self.root / "state")).absolute()
-        self._places_here: Places | None = None
+        self._host: Host | None = None
 
     async def _open(self) -> Backend:
-        from portside.engine.engine import LocalBackend
+        from portside.daemon.config import DaemonConfig
+        from portside.daemon.host import Host
         from portside.engine.ownership import RootLocked
 
         try:
-            backend = await LocalBackend.open(self.root, self.state)
+            self._host = await Host.start(DaemonConfig(root=self.root, state=self.state))
         except RootLocked as locked:
-            self._places_here = None
             if not locked.address:
                 raise
             return await _remote(locked.address)
-        self._places_here = Places(log_directory(str(self.root)), fifo_directory())
-        return backend
+        return self._host.backend
 
-    async def _places(self, backend: Backend) -> Places:
-        return self._places_here or await discover(backend.introspection)
+    async def _close(self) -> None:
+        host, self._host = self._host, None
+        if host is None:
+            await super()._close()
+        else:
+            self._backend = None
+            await host.stop(GRACE)
 
 
 async def _remote(address: str) -> Backend:
