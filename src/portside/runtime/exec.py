@@ -17,7 +17,7 @@ from portside.runtime.devices import open_console
 from portside.runtime.dialogue import Channel
 from portside.runtime.failure import RuntimeFailure
 from portside.runtime.init import become_namespace_root, leave
-from portside.runtime.program import take_terminal
+from portside.runtime.program import place_stdio, take_terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Entry:
 def between(entry: Entry, channel: Channel) -> NoReturn:
     """The first of the two."""
     try:
-        process.close_all_but([channel.fileno(), entry.target, entry.root_fd, *entry.stdio])
+        place_stdio(entry.stdio)
+        process.close_all_but([0, 1, 2, channel.fileno(), entry.target, entry.root_fd])
         process.reset_signals()
         channel.expect(dialogue.JOINED)
         try:
@@ -73,10 +74,9 @@ def _run(entry: Entry, channel: Channel) -> NoReturn:
         if entry.kinds & ns.CLONE_NEWUSER:
             become_namespace_root()
         inside = os.open("/", O_PATH | os.O_DIRECTORY)
-        stdio = entry.stdio
         if entry.terminal_size is not None:
-            stdio = _console(entry.terminal_size, channel, inside)
-        entry.program.settle(inside, stdio, False, _own_proc)
+            _console(entry.terminal_size, channel, inside)
+        entry.program.settle(inside, False, _own_proc)
         channel.send(dialogue.READY)
         channel.expect(dialogue.START)
         entry.program.execute([], b"", lambda fd: channel.send(dialogue.LISTENER, fd=fd))
@@ -85,14 +85,14 @@ def _run(entry: Entry, channel: Channel) -> NoReturn:
     os._exit(1)
 
 
-def _console(size: tuple[int, int], channel: Channel, inside: int) -> tuple[int, int, int]:
+def _console(size: tuple[int, int], channel: Channel, inside: int) -> None:
     try:
         master, peer = open_console(inside, *size)
     except OSError as error:
         raise RuntimeFailure.of("make the console", error) from error
     channel.send(dialogue.CONSOLE, fd=master)
     os.close(master)
-    return take_terminal(peer)
+    take_terminal(peer)
 
 
 def _own_proc() -> int:

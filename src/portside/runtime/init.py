@@ -20,7 +20,7 @@ from portside.runtime.devices import mount_console, open_console
 from portside.runtime.dialogue import Channel, PeerGone
 from portside.runtime.failure import RuntimeFailure
 from portside.runtime.options import propagation_flag
-from portside.runtime.program import take_terminal
+from portside.runtime.program import place_stdio, take_terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ class Launch:
     state: bytes
 
     def descriptors(self) -> list[int]:
-        """What must stay open in the new process."""
+        """What must stay open in the new process, besides its standard streams and the channel."""
         sources = [getattr(each, "source_fd", -1) for each in self.plan.mounts]
         joined = [fd for fd, _ in self.joins]
-        return [self.rootfs_fd, *self.stdio, *joined, *sources]
+        return [self.rootfs_fd, *joined, *sources]
 
 
 class _Waiter:
@@ -96,7 +96,8 @@ def leave(channel: Channel, error: BaseException) -> NoReturn:
 def run(launch: Launch, channel: Channel) -> NoReturn:
     """Be the first process."""
     try:
-        process.close_all_but([channel.fileno(), *launch.descriptors()])
+        place_stdio(launch.stdio)
+        process.close_all_but([0, 1, 2, channel.fileno(), *launch.descriptors()])
         _run(launch, channel)
     except BaseException as error:
         leave(channel, error)
@@ -116,12 +117,13 @@ def _run(launch: Launch, channel: Channel) -> None:
     joined = _Waiter(channel)
     _fresh_namespaces(launch, joined)
     root = roots.Root(-1, "user" in spec.namespaces, "cgroup" in spec.namespaces, launch.cgroup, joined)
-    stdio = (
-        _file_system(launch, channel, root) if launch.fresh & ns.CLONE_NEWNS else _shared_file_system(launch, channel)
-    )
+    if launch.fresh & ns.CLONE_NEWNS:
+        _file_system(launch, channel, root)
+    else:
+        _shared_file_system(launch, channel)
     joined()
     inside = os.open("/", O_PATH | os.O_DIRECTORY)
-    launch.program.settle(inside, stdio, True, root.proc)
+    launch.program.settle(inside, True, root.proc)
     root.close()
     channel.send(dialogue.READY)
     channel.expect(dialogue.START)
@@ -197,8 +199,8 @@ def _time_namespace(offsets: dict[str, tuple[int, int]]) -> None:
         raise RuntimeFailure.of("make time namespace", error) from error
 
 
-def _file_system(launch: Launch, channel: Channel, root: roots.Root) -> tuple[int, int, int]:
-    """Make the root in our new mount namespace and enter it; returns the standard descriptors."""
+def _file_system(launch: Launch, channel: Channel, root: roots.Root) -> None:
+    """Make the root in our new mount namespace and enter it."""
     spec = launch.spec
     _attach_root(launch, root)
     if spec.sysctl:
@@ -207,9 +209,8 @@ def _file_system(launch: Launch, channel: Channel, root: roots.Root) -> tuple[in
         operation.apply(root)
     for operation in launch.plan.devices:
         operation.apply(root)
-    stdio = launch.stdio
     if launch.terminal_size is not None:
-        stdio = _console(launch, channel, root)
+        _console(launch, channel, root)
     _early_hooks(launch, channel)
     for operation in launch.plan.covers:
         operation.apply(root)
@@ -219,7 +220,6 @@ def _file_system(launch: Launch, channel: Channel, root: roots.Root) -> tuple[in
         _enter_root(launch, root)
     except OSError as error:
         raise RuntimeFailure.of("enter the root file system", error, launch.rootfs) from error
-    return stdio
 
 
 def _attach_root(launch: Launch, root: roots.Root) -> None:
@@ -257,7 +257,7 @@ def _open_place(rootfs: str, user_namespace: bool) -> int:
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), rootfs)
 
 
-def _console(launch: Launch, channel: Channel, root: roots.Root) -> tuple[int, int, int]:
+def _console(launch: Launch, channel: Channel, root: roots.Root) -> None:
     width, height = launch.terminal_size or (0, 0)
     try:
         master, peer = open_console(root.fd, width, height)
@@ -266,7 +266,7 @@ def _console(launch: Launch, channel: Channel, root: roots.Root) -> tuple[int, i
         raise RuntimeFailure.of("make the console", error) from error
     channel.send(dialogue.CONSOLE, fd=master)
     os.close(master)
-    return take_terminal(peer)
+    take_terminal(peer)
 
 
 def _early_hooks(launch: Launch, channel: Channel) -> None:
@@ -292,7 +292,7 @@ def _enter_root(launch: Launch, root: roots.Root) -> None:
     os.close(root.fd)
 
 
-def _shared_file_system(launch: Launch, channel: Channel) -> tuple[int, int, int]:
+def _shared_file_system(launch: Launch, channel: Channel) -> None:
     """No mount namespace of our own: the root of the one we joined, or a directory of the host's."""
     spec = launch.spec
     try:
@@ -303,7 +303,7 @@ def _shared_file_system(launch: Launch, channel: Channel) -> tuple[int, int, int
         raise RuntimeFailure.of("enter the root file system", error, launch.rootfs) from error
     _early_hooks(launch, channel)
     if launch.terminal_size is None:
-        return launch.stdio
+        return
     inside = os.open("/", O_PATH | os.O_DIRECTORY)
     try:
         master, peer = open_console(inside, *launch.terminal_size)
@@ -313,7 +313,7 @@ def _shared_file_system(launch: Launch, channel: Channel) -> tuple[int, int, int
         os.close(inside)
     channel.send(dialogue.CONSOLE, fd=master)
     os.close(master)
-    return take_terminal(peer)
+    take_terminal(peer)
 
 
 def between(launch: Launch, channel: Channel) -> NoReturn:
@@ -323,7 +323,9 @@ def between(launch: Launch, channel: Channel) -> NoReturn:
     to be joined before we lose the rights there.
     """
     try:
-        process.close_all_but([channel.fileno(), *launch.descriptors()])
+        place_stdio(launch.stdio)
+        launch.stdio = (0, 1, 2)
+        process.close_all_but([0, 1, 2, channel.fileno(), *launch.descriptors()])
         join_namespaces(launch.joins)
         launch.joins = []
         flags = clone_flags(launch.fresh)

@@ -78,7 +78,7 @@ class Program:
         self._arguments: ctypes.Array[ctypes.c_char_p] | None = None
         self._environment: ctypes.Array[ctypes.c_char_p] | None = None
 
-    def settle(self, root: int, stdio: tuple[int, int, int], make_cwd: bool, proc: Callable[[], int]) -> None:
+    def settle(self, root: int, make_cwd: bool, proc: Callable[[], int]) -> None:
         """Become everything but the program; ``root`` is open on ``/``. ``proc`` opens a procfs of our own."""
         spec = self.spec
         variables = dict(variable.split("=", 1) for variable in spec.env)
@@ -86,7 +86,7 @@ class Program:
         if not variables.get("HOME"):
             variables["HOME"] = identity.home
         self.environment = variables
-        _place_stdio(stdio, identity.uid)
+        _own_stdio(identity.uid)
         if self._profile:
             _step("set AppArmor profile", apparmor.set_exec_profile, proc(), self._profile)
         if self.keyring:
@@ -185,10 +185,14 @@ def _strings(values: list[str]) -> ctypes.Array[ctypes.c_char_p]:
     return (ctypes.c_char_p * (len(values) + 1))(*(os.fsencode(value) for value in values), None)
 
 
-def _place_stdio(stdio: tuple[int, int, int], uid: int) -> None:
-    """Make ``stdio`` descriptors 0 to 2, and the user's, so that it can open /dev/stdout and the like again."""
+def place_stdio(stdio: tuple[int, int, int]) -> None:
+    """Make ``stdio`` descriptors 0 to 2 (they have numbers above, or are these)."""
     for number, fd in enumerate(stdio):
         os.dup2(fd, number, inheritable=True)
+
+
+def _own_stdio(uid: int) -> None:
+    """Give the standard streams to the user, so that it can open /dev/stdout and the like again."""
     for number in range(3):
         status = os.fstat(number)
         if status.st_uid == uid or (stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL):
@@ -248,7 +252,8 @@ def find_program(name: str, search: str) -> str:
     raise RuntimeFailure(step, errno=errno.ENOENT, reason="executable file not found in $PATH")
 
 
-def take_terminal(peer: int) -> tuple[int, int, int]:
-    """Make ``peer`` our controlling terminal; what to use as standard descriptors."""
+def take_terminal(peer: int) -> None:
+    """Make ``peer`` our controlling terminal and standard streams; closes ``peer``."""
     _step("take the terminal", terminal.make_controlling, peer)
-    return (peer, peer, peer)
+    place_stdio((peer, peer, peer))
+    os.close(peer)
