@@ -10,9 +10,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import struct
 
 from portside.errors import FailedPrecondition, InvalidArgument
+from portside.linux import seccomp_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ _OPTIMIZE, _BINARY_TREE = 8, 2  # SCMP_FLTATR_CTL_OPTIMIZE (libseccomp 2.5) and 
 _UNKNOWN_SYSCALL = -1
 _X32, _X86_64 = 0x4000003E, 0xC000003E
 _X32_BIT = 0x40000000
+_MULTIPLEXERS = ("socketcall", "ipc")
+_MULTIPLEXED_NUMBERS = range(-299, -100)
+"""What the library calls, on some architectures, the calls behind these two."""
 
 
 class _Comparison(ctypes.Structure):
@@ -93,8 +96,24 @@ def version() -> str:
     return ".".join(map(str, library.seccomp_version().contents))
 
 
-def compile_profile(profile: Mapping[str, Any]) -> tuple[bytes, list[str]]:
+class _Rule:
+    """An entry of ``syscalls``, checked: ``conditions`` are (index of the argument, comparison)."""
+
+    __slots__ = ("action", "conditions", "names")
+
+    def __init__(self, names: list[str], action: int, conditions: list[tuple[int, _Comparison]]) -> None:
+        self.names = names
+        self.action = action
+        self.conditions = conditions
+
+
+def compile_profile(profile: Mapping[str, Any], *, tree: bool = True) -> tuple[bytes, list[str]]:
     """The filter program for an OCI ``linux.seccomp`` object, and the system calls in it that nobody here knows.
+
+    The library compiles what looks at arguments; before that go our search trees over numbers, which also answer
+    ENOSYS to calls newer than any that the profile names: a C library tries a new call and falls back to an older one
+    on ENOSYS, not on EPERM, so that each new version of it would break under every older profile. Without ``tree`` the
+    library compiles all, and nothing is ENOSYS.
 
     InvalidArgument for a profile that means nothing; OSError if the library or the kernel refuses it.
     """
@@ -102,28 +121,90 @@ def compile_profile(profile: Mapping[str, Any]) -> tuple[bytes, list[str]]:
     default = _action(profile.get("defaultAction"), profile.get("defaultErrnoRet"))
     if default == _NOTIFY:
         raise InvalidArgument("linux.seccomp.defaultAction: SCMP_ACT_NOTIFY cannot be the default")
+    architectures, rules = _architectures(library, profile), _rules(profile)
+    if not tree:
+        return _library_program(library, default, architectures, rules), []
+    names = dict.fromkeys(name for rule in rules for name in rule.names)
+    unknown = [name for name in names if library.seccomp_syscall_resolve_name(name.encode()) == _UNKNOWN_SYSCALL]
+    left = _left_to_library(library, architectures, rules)
+    head = seccomp_tree.program(_sections(library, default, architectures, rules, left))
+    rest = [_Rule([name for name in rule.names if name in left], rule.action, rule.conditions) for rule in rules]
+    return head + _library_program(library, default, architectures, rest), unknown
+
+
+def _left_to_library(library: ctypes.CDLL, architectures: Sequence[int], rules: Sequence[_Rule]) -> set[str]:
+    """The calls whose answer does not follow from their number.
+
+    That is: those with conditions, those with several actions, and those that some architecture passes through one
+    call (socketcall, ipc) that tells them apart by its first argument; the library gives these numbers of its own.
+    """
+    left, actions = set(_MULTIPLEXERS), dict[str, int]()
+    for rule in rules:
+        for name in rule.names:
+            if rule.conditions or actions.setdefault(name, rule.action) != rule.action:
+                left.add(name)
+    for token in architectures:
+        left.update(
+            name
+            for name in actions
+            if library.seccomp_syscall_resolve_name_arch(token, name.encode()) in _MULTIPLEXED_NUMBERS
+        )
+    return left
+
+
+def _sections(
+    library: ctypes.CDLL, default: int, architectures: Sequence[int], rules: Sequence[_Rule], left: set[str]
+) -> dict[int, list[seccomp_tree.Interval]]:
+    """For each architecture the actions by number."""
+    sections: dict[int, list[seccomp_tree.Interval]] = {}
+    for token in architectures:
+
+        def number(name: str, token: int = token) -> int:
+            found: int = library.seccomp_syscall_resolve_name_arch(token, name.encode())
+            return found
+
+        actions: dict[int, seccomp_tree.Action] = {
+            number(name): seccomp_tree.TAIL if name in left else rule.action for rule in rules for name in rule.names
+        }
+        actions = {key: action for key, action in actions.items() if key >= 0}
+        multiplexes = any(number(name) >= 0 for name in _MULTIPLEXERS)
+        gap = seccomp_tree.TAIL if multiplexes else default
+        last = max(actions, default=-1)
+        keep = default in (_ALLOW, _ERRNO | errno.ENOSYS) or last < 0
+        beyond = gap if keep else _ERRNO | errno.ENOSYS
+        if token == _X32:
+            actions = {key - _X32_BIT: action for key, action in actions.items()}
+            sections[token] = seccomp_tree.intervals(actions, gap, last - _X32_BIT, seccomp_tree.TAIL)
+        else:
+            sections[token] = seccomp_tree.intervals(actions, gap, last, beyond)
+    return _with_x32(sections)
+
+
+def _with_x32(sections: dict[int, list[seccomp_tree.Interval]]) -> dict[int, list[seccomp_tree.Interval]]:
+    """x32 is x86_64 with a bit on top of the number; what is not asked for is left to the library, which kills."""
+    x32 = sections.pop(_X32, [(0, seccomp_tree.TAIL)])
+    if _X86_64 in sections:
+        above = [(start + _X32_BIT, action) for start, action in x32]
+        sections[_X86_64] = seccomp_tree.merge([*sections[_X86_64], *above])
+    return sections
+
+
+def _library_program(library: ctypes.CDLL, default: int, architectures: Sequence[int], rules: Sequence[_Rule]) -> bytes:
     context = library.seccomp_init(default)
     if not context:
         raise OSError(errno.EINVAL, f"seccomp_init({default:#x}): the library refuses the default action")
     try:
         library.seccomp_attr_set(context, _OPTIMIZE, _BINARY_TREE)  # an older library stays with its linear search
-        architectures = _add_architectures(library, context, profile)
-        rules = _rules(profile)
-        unknown = []
-        for names, action, conditions in rules:
-            for name in names:
+        for token in architectures[1:]:
+            _check(library.seccomp_arch_add(context, token), f"seccomp_arch_add({token:#x})")
+        for rule in rules:
+            for name in rule.names if rule.action != default else []:
                 number = library.seccomp_syscall_resolve_name(name.encode())
-                if number == _UNKNOWN_SYSCALL:
-                    unknown.append(name)
-                elif action != default:
-                    _add_rule(library, context, name, number, action, conditions)
-        program = _export(library, context)
+                if number != _UNKNOWN_SYSCALL:
+                    _add_rule(library, context, name, number, rule)
+        return _export(library, context)
     finally:
         library.seccomp_release(context)
-    if default != _ALLOW and default != _ERRNO | errno.ENOSYS:
-        named = {name for names, _action, _conditions in rules for name in names}
-        program = _unknown_prologue(library, architectures, named) + program
-    return program, list(dict.fromkeys(unknown))
 
 
 def _action(name: Any, errno_return: Any) -> int:
@@ -140,21 +221,19 @@ def _action(name: Any, errno_return: Any) -> int:
     return action
 
 
-def _add_architectures(library: ctypes.CDLL, context: int, profile: Mapping[str, Any]) -> list[int]:
-    """Let the filter hold for the listed architectures and, always, for the machine's own; their numbers."""
+def _architectures(library: ctypes.CDLL, profile: Mapping[str, Any]) -> list[int]:
+    """The library's numbers: the machine's own architecture, for which a filter always holds, then those listed."""
     found = [library.seccomp_arch_native()]
     for name in profile.get("architectures") or []:
         token = library.seccomp_arch_resolve_name(str(name).removeprefix("SCMP_ARCH_").lower().encode())
         if not str(name).startswith("SCMP_ARCH_") or not token:
             raise InvalidArgument(f"linux.seccomp.architectures: {str(name)[:80]!r} is not an architecture")
         if token not in found:
-            _check(library.seccomp_arch_add(context, token), f"seccomp_arch_add({name})")
             found.append(token)
     return found
 
 
-def _rules(profile: Mapping[str, Any]) -> list[tuple[list[str], int, list[tuple[int, _Comparison]]]]:
-    """``syscalls`` checked and read: names, action, conditions with the index of their argument."""
+def _rules(profile: Mapping[str, Any]) -> list[_Rule]:
     found = []
     for entry in profile.get("syscalls") or []:
         names = entry.get("names") if isinstance(entry, dict) else None
@@ -164,7 +243,7 @@ def _rules(profile: Mapping[str, Any]) -> list[tuple[list[str], int, list[tuple[
         if action == _NOTIFY and "write" in names:
             # Whoever answers is told of a call through a descriptor; the runtime itself has to write to pass that on.
             raise InvalidArgument("linux.seccomp.syscalls: write cannot be notified")
-        found.append((names, action, [_condition(argument) for argument in entry.get("args") or []]))
+        found.append(_Rule(names, action, [_condition(argument) for argument in entry.get("args") or []]))
     return found
 
 
@@ -180,15 +259,15 @@ def _condition(argument: Any) -> tuple[int, _Comparison]:
     return numbers[0], _Comparison(numbers[0], operation, numbers[1], numbers[2])
 
 
-def _add_rule(
-    library: ctypes.CDLL, context: int, name: str, number: int, action: int, conditions: list[tuple[int, _Comparison]]
-) -> None:
+def _add_rule(library: ctypes.CDLL, context: int, name: str, number: int, rule: _Rule) -> None:
     """Conditions on different arguments must all hold; where one argument has several, any of all is enough."""
-    indexes = [index for index, _condition in conditions]
-    groups = [[each] for each in conditions] if len(set(indexes)) < len(indexes) else [conditions]
+    indexes = [index for index, _comparison in rule.conditions]
+    one_by_one = len(set(indexes)) < len(indexes)
+    groups = [[each] for each in rule.conditions] if one_by_one else [rule.conditions]
     for group in groups:
         array = (_Comparison * len(group))(*(comparison for _index, comparison in group))
-        _check(library.seccomp_rule_add_array(context, action, number, len(group), array), f"seccomp rule for {name}")
+        result = library.seccomp_rule_add_array(context, rule.action, number, len(group), array)
+        _check(result, f"seccomp rule for {name}")
 
 
 def _check(result: int, step: str) -> None:
@@ -204,38 +283,3 @@ def _export(library: ctypes.CDLL, context: int) -> bytes:
         return os.pread(fd, os.fstat(fd).st_size, 0)
     finally:
         os.close(fd)
-
-
-# Instructions of classic BPF (linux/bpf_common.h) and offsets in struct seccomp_data.
-_LOAD, _JUMP_EQUAL, _JUMP_GREATER, _JUMP_GREATER_EQUAL, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x06
-_DATA_NUMBER, _DATA_ARCHITECTURE = 0, 4
-
-
-def _unknown_prologue(library: ctypes.CDLL, architectures: Sequence[int], names: set[str]) -> bytes:
-    """Instructions before the filter that answer ENOSYS to system calls newer than any the profile names.
-
-    A C library tries a new call and falls back to an older one on ENOSYS, not on EPERM: without this, each new
-    version of it breaks under every older profile.
-    """
-    program = b""
-    for token in architectures:
-        if token == _X32:
-            continue  # the numbers of x86_64 with a bit on top; left to the filter
-        last = max((library.seccomp_syscall_resolve_name_arch(token, name.encode()) for name in names), default=-1)
-        if last >= 0:
-            program += _unknown_block(token, last)
-    return program
-
-
-def _unknown_block(architecture: int, last: int) -> bytes:
-    """For one architecture, past ``last`` is ENOSYS; everything else goes on behind the block."""
-    test = [_instruction(_JUMP_GREATER, last, 0, 1), _instruction(_RETURN, _ERRNO | errno.ENOSYS)]
-    if architecture == _X86_64:
-        test.insert(0, _instruction(_JUMP_GREATER_EQUAL, _X32_BIT, 2, 0))
-    body = _instruction(_LOAD, _DATA_NUMBER) + b"".join(test)
-    head = _instruction(_LOAD, _DATA_ARCHITECTURE) + _instruction(_JUMP_EQUAL, architecture, 0, len(body) // 8)
-    return head + body
-
-
-def _instruction(code: int, operand: int, if_true: int = 0, if_false: int = 0) -> bytes:
-    return struct.pack("=HBBI", code, if_true, if_false, operand)

@@ -13,6 +13,7 @@ import os
 
 from portside.errors import InvalidArgument
 from portside.linux.syscalls import declare
+from portside.version import __version__
 
 try:
     from _sha2 import sha256  # type: ignore[import-not-found]
@@ -110,7 +111,7 @@ class FilterCache:
     """Compiled filters by the hash of their profile, in memory and, with a directory, on disk.
 
     ``directory`` must be writable for nobody else: its files become filters. A file is named by the hash of profile,
-    kernel release and machine, is written under a private name and renamed; it holds a line with format, the hash of
+    version, kernel release and machine, is written under a private name and renamed; it holds a line with format, the hash of
     the rest, a line of JSON with the unknown names, and the program. What does not fit its hash is compiled anew and
     replaced. Filters of older kernels are left for whoever cleans the directory.
     """
@@ -167,8 +168,9 @@ class FilterCache:
 
 
 def _key(profile: Mapping[str, Any]) -> str:
-    """What the library and the kernel can do is part of it: some actions compile only where the kernel has them."""
+    """What we, the library and the kernel can do is part of it: some actions compile only where the kernel has them."""
     machine = os.uname()
-    text = json.dumps([machine.release, machine.machine, profile], sort_keys=True, separators=(",", ":"))
+    parts = [__version__, machine.release, machine.machine, profile]
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     digest: str = sha256(text.encode()).hexdigest()
     return digest
