@@ -111,9 +111,9 @@ class FilterCache:
     """Compiled filters by the hash of their profile, in memory and, with a directory, on disk.
 
     ``directory`` must be writable for nobody else: its files become filters. A file is named by the hash of profile,
-    version, kernel release and machine, is written under a private name and renamed; it holds a line with format, the hash of
-    the rest, a line of JSON with the unknown names, and the program. What does not fit its hash is compiled anew and
-    replaced. Filters of older kernels are left for whoever cleans the directory.
+    version, kernel release and machine, is written under a private name and renamed; it holds a line with format, the
+    hash of the rest, a line of JSON with the unknown names, and the program. What does not fit its hash is compiled
+    anew and replaced. Filters of older kernels are left for whoever cleans the directory.
     """
 
     def __init__(self, directory: str = "", limit: int = 64) -> None:
