@@ -34,8 +34,8 @@ from portside.wire.http2.limits import BURSTS, Limits
 
 T = TypeVar("T")
 
-MAX_RETRIES = 3
-"""How often a call that the server did not begin with is sent again."""
+PAUSES = (0.0, 0.005, 0.02, 0.1, 0.5)
+"""Seconds before each further attempt of a call that the server did not begin with; then its error is the caller's."""
 CONNECT_TIMEOUT = 20.0
 """Seconds until a connection must stand, for calls without an earlier deadline."""
 KEEPALIVE_TIMEOUT = 20.0
@@ -84,17 +84,18 @@ class Channel:
         payload = request if isinstance(request, bytes) else request.SerializeToString()
         metadata = tuple(metadata)
         deadline = _deadline(timeout)
-        retries = MAX_RETRIES
+        pauses = iter(PAUSES)
         while True:
             call: Call[T] = self._call(path, response_class, metadata, deadline, whole=True)
             try:
                 return await call.unary(payload)
             except Unavailable:
-                if not call.refused or not retries:
+                pause = next(pauses, None)
+                if not call.refused or pause is None:
                     raise
-                retries -= 1
             finally:
                 call.cancel()
+            await asyncio.sleep(pause)
 
     async def server_stream(
         self, path: str, request: Any, response_class: type[T] | None, *,
@@ -104,7 +105,7 @@ class Channel:
         payload = request if isinstance(request, bytes) else request.SerializeToString()
         metadata = tuple(metadata)
         deadline = _deadline(timeout)
-        retries = MAX_RETRIES
+        pauses = iter(PAUSES)
         while True:
             call: Call[T] = self._call(path, response_class, metadata, deadline)
             try:
@@ -113,11 +114,12 @@ class Channel:
                     yield message
                 return
             except Unavailable:
-                if not call.refused or not retries:
+                pause = next(pauses, None)
+                if not call.refused or pause is None:
                     raise
-                retries -= 1
             finally:
                 call.cancel()
+            await asyncio.sleep(pause)
 
     def stream(
         self, path: str, response_class: type[T] | None, *,
@@ -178,7 +180,8 @@ class Channel:
         """Return when it may be worth to ask ``ready`` again; Unavailable if no connection can be made."""
         link = self._link
         if link is not None and link.usable:
-            await link.room()
+            if not link.http2.can_open_stream:  # things may have changed since ``ready`` was asked
+                await link.room()
             return
         async with self._connecting:
             if self._link is None or not self._link.usable:
