@@ -85,6 +85,7 @@ class Scheduler:
         self._since = 0.0  # when the first change after a collection came that calls for the next
         self._next_expiry_ns = 0
         self._not_before = 0.0
+        self._reconciled = False
         self.last: Report | None = None
         """The last collection's report."""
         self.error = ""
@@ -105,7 +106,7 @@ class Scheduler:
 
     async def _run(self) -> None:
         await asyncio.sleep(self._policy.startup_delay)
-        await self._collect(first=True)
+        await self._collect()
         while True:
             self._changed.clear()
             wait = self._time_left()
@@ -128,19 +129,20 @@ class Scheduler:
         if 0 < policy.mutation_threshold <= self._mutations:
             waits.append(self._since + QUIET - now)
         if self.error:
-            waits.append(RETRY)
+            waits.append(self._not_before - now)
         if self._next_expiry_ns:
             waits.append((self._next_expiry_ns - time.time_ns()) / 1e9)
         return max(min(waits), self._not_before - now) if waits else None
 
-    async def _collect(self, first: bool = False) -> None:
+    async def _collect(self) -> None:
         await asyncio.sleep(self._policy.schedule_delay)
         self._deletions = self._mutations = 0
         self._since, self._next_expiry_ns = 0.0, 0
         started = time.monotonic()
         try:
-            if first:
+            if not self._reconciled:
                 await self._metadata.reconcile()
+                self._reconciled = True
             self.last = await self._metadata.collect()
             self.error = "; ".join(self.last.failures)
             self._expires(self.last.next_expiry_ns)

@@ -51,6 +51,10 @@ QUICK_READ = 128 * 1024
 """A read up to this size is tried without leaving the event loop, if the page cache has it."""
 
 
+_BATCH = 64
+"""Blobs deleted at a time."""
+
+
 class BlobKeeper:
     """The blob store, with a lock per digest and the list of what may have become garbage on disk."""
 
@@ -92,26 +96,25 @@ class BlobKeeper:
     async def collect(self) -> list[str]:
         """Delete the bytes that nobody has any more; the failures, which are tried again the next time."""
         failures = []
-        for digest in list(self._doomed):
-            async with self.locked(digest):
-                self._doomed.discard(digest)
-                if not self._is_wanted(digest):
-                    failures += await self._attempt(self._doomed, digest, lambda d=digest: self.blobs.remove(d))  # type: ignore[misc]
+        doomed = sorted(self._doomed)
+        for start in range(0, len(doomed), _BATCH):
+            failures += await self._collect_blobs(doomed[start : start + _BATCH])
         known = self._ingest_keys()
-        for key in list(self._doomed_ingests):
-            self._doomed_ingests.discard(key)
-            if key not in known and not self.blobs.is_open(key):
-                failures += await self._attempt(self._doomed_ingests, key, lambda k=key: self._abort(k))  # type: ignore[misc]
-        return failures
+        keys = [key for key in self._doomed_ingests if key not in known and not self.blobs.is_open(key)]
+        self._doomed_ingests.clear()
+        failed = await in_thread(_each, self._abort, keys)
+        self._doomed_ingests.update(failed)
+        return failures + list(failed.values())
 
-    async def _attempt(self, retry: set[T], item: T, work: Callable[[], None]) -> list[str]:
-        try:
-            await in_thread(work)
-        except PortsideError as error:
-            retry.add(item)
-            log.warning("collection: %s", error)
-            return [str(error)]
-        return []
+    async def _collect_blobs(self, digests: Sequence[Digest]) -> list[str]:
+        async with contextlib.AsyncExitStack() as stack:
+            for digest in digests:  # nobody else holds two of these locks, so the order does not matter
+                await stack.enter_async_context(self.locked(digest))
+            self._doomed.difference_update(digests)
+            unwanted = [digest for digest in digests if not self._is_wanted(digest)]
+            failed = await in_thread(_each, self.blobs.remove, unwanted)
+        self._doomed.update(failed)
+        return list(failed.values())
 
     def _abort(self, key: str) -> None:
         with contextlib.suppress(NotFound):
@@ -137,6 +140,18 @@ class BlobKeeper:
     def _ingest_keys(self) -> set[str]:
         state = self.db.state
         return {ingest.key for scope in state.scopes(INGESTS) for ingest in state.rows(INGESTS, scope).values()}
+
+
+def _each(work: Callable[[T], None], items: Sequence[T]) -> dict[T, str]:
+    """Do ``work`` for each of ``items``; those that failed, and why."""
+    failed = {}
+    for item in items:
+        try:
+            work(item)
+        except PortsideError as error:
+            failed[item] = str(error)
+            log.warning("collection: %s", error)
+    return failed
 
 
 class Content:

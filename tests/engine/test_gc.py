@@ -1,0 +1,129 @@
+"""When garbage is collected: after a start, soon after removals, on expiry, and not while nothing happens."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from portside.core.content import ContentInfo
+from portside.engine import gc
+from portside.engine.gc import Policy, Scheduler, parse_duration
+from portside.errors import InvalidArgument, ResourceExhausted
+from tests.contracts.content import put
+from tests.contracts.local import LocalBackend
+
+ROOT = {"containerd.io/gc.root": "now"}
+
+
+@pytest.fixture
+async def backend(tmp_path, monkeypatch):
+    monkeypatch.setattr(gc, "QUIET", 0.01)
+    backend = LocalBackend(tmp_path, {})
+    yield backend
+    await backend.close()
+
+
+@pytest.fixture
+async def started(backend):
+    schedulers = []
+
+    def start(policy):
+        schedulers.append(Scheduler(backend.metadata, policy))
+        schedulers[-1].start()
+        return schedulers[-1]
+
+    yield start
+    for scheduler in schedulers:
+        await scheduler.close()
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def test_after_a_start_and_after_a_removal(backend, started):
+    stray = backend.blobs.ingest("stray")
+    stray.write(b"left by a crash")
+    left = stray.commit()
+    scheduler = started(Policy(startup_delay=0.01))
+    await until(lambda: scheduler.last is not None)
+    assert backend.blobs.size(left) is None
+    content = backend.bind("ns").content
+    digest = await put(content, labels=ROOT)
+    assert backend.blobs.size(digest)
+    await content.delete(digest)
+    await until(lambda: backend.blobs.size(digest) is None)
+
+
+async def test_a_label_that_goes_counts_as_a_removal(backend, started):
+    content = backend.bind("ns").content
+    digest = await put(content, labels=ROOT)
+    scheduler = started(Policy(startup_delay=0.0))
+    await until(lambda: scheduler.last is not None)
+    await content.update(ContentInfo(digest, 0, {}))
+    await until(lambda: backend.blobs.size(digest) is None)
+
+
+async def test_expiry_needs_no_other_event(backend, started):
+    scheduler = started(Policy(startup_delay=0.0))
+    await until(lambda: scheduler.last is not None)
+    soon = (datetime.now(UTC) + timedelta(seconds=0.2)).isoformat()
+    await backend.bind("ns").leases.create("lease", {"containerd.io/gc.expire": soon})
+    digest = await put(backend.bind("ns", "lease").content)
+    await until(lambda: backend.blobs.size(digest) is None)
+    assert await backend.bind("ns").leases.list() == []
+
+
+async def test_expiry_is_known_after_a_restart(backend, started):
+    soon = (datetime.now(UTC) + timedelta(seconds=0.2)).isoformat()
+    await backend.bind("ns").leases.create("lease", {"containerd.io/gc.expire": soon})
+    digest = await put(backend.bind("ns", "lease").content)
+    scheduler = started(Policy(startup_delay=0.0))
+    await until(lambda: scheduler.last is not None)
+    assert backend.blobs.size(digest)
+    await until(lambda: backend.blobs.size(digest) is None)
+
+
+async def test_idle_means_idle(backend, started):
+    scheduler = started(Policy(startup_delay=0.0))
+    await until(lambda: scheduler.last is not None)
+    first = scheduler.last
+    await backend.bind("ns").leases.create("makes no garbage")
+    await asyncio.sleep(0.1)
+    assert scheduler.last is first
+
+
+async def test_a_collection_that_fails_is_tried_again(backend, started, monkeypatch, caplog):
+    monkeypatch.setattr(gc, "RETRY", 0.01)
+    collect = backend.metadata.collect
+    failures = [ResourceExhausted("no space"), None]
+
+    async def failing():
+        error = failures.pop(0) if failures else None
+        if error:
+            raise error
+        return await collect()
+
+    monkeypatch.setattr(backend.metadata, "collect", failing)
+    scheduler = started(Policy(startup_delay=0.0))
+    await until(lambda: scheduler.last is not None)
+    assert scheduler.error == "" and "no space" in caplog.text
+
+
+def test_settings():
+    policy = Policy.from_config(
+        {"pause_threshold": 0.7, "deletion_threshold": 5, "schedule_delay": "1s", "startup_delay": "100ms", "other": 1}
+    )
+    assert policy == Policy(0.5, 5, 100, 1.0, 0.1)
+    for bad in ({"pause_threshold": "x"}, {"deletion_threshold": -1}, {"schedule_delay": "1 fortnight"}):
+        with pytest.raises(InvalidArgument):
+            Policy.from_config(bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("100ms", 0.1), ("0s", 0), ("2m", 120), ("1.5h", 5400), ("3", 3), (2, 2), ("7us", 7e-6)]
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == pytest.approx(seconds)
