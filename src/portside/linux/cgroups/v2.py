@@ -198,26 +198,24 @@ def make_directory(mount: str, path: str) -> bool:
         wanted = read_file(f"{mount}/cgroup.controllers").split()
         # Below a parent that has them on already, which is the common case, this read is all.
         if not set(wanted) <= set(read_file(f"{directory}/cgroup.controllers").split()):
-            _enable_controllers(mount, path, wanted)
+            _enable_controllers(mount, path)
     return made
 
 
-def _enable_controllers(mount: str, path: str, controllers: list[str]) -> None:
-    """Turn ``controllers`` on in all groups above ``path``.
+def _enable_controllers(mount: str, path: str) -> None:
+    """Turn on in all groups above ``path`` what each has to give.
 
-    A controller that cannot be turned on is left off: whether that matters is seen when a limit of it is written.
+    All of a group's or, where that is refused, none: one that has processes may give the controllers that know
+    threads, but would turn into a tree of threads by that, in which no process may join. Whether a controller that
+    stays off matters is seen when a limit of it is written.
     """
     directory = mount
     for part in path.strip("/").split("/"):
-        file = f"{directory}/cgroup.subtree_control"
+        available = read_file(f"{directory}/cgroup.controllers").split()
         try:
-            write_file(file, " ".join("+" + name for name in controllers))
+            write_file(f"{directory}/cgroup.subtree_control", " ".join("+" + name for name in available))
         except OSError:
-            for name in controllers:
-                try:
-                    write_file(file, "+" + name)
-                except OSError:
-                    continue
+            return
         directory = f"{directory}/{part}"
 
 
