@@ -1,0 +1,427 @@
+"""The commands' blocking client: against grpcio's server and ours, and against a scripted server byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hpack import Encoder
+
+from portside.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PortsideError,
+    ResourceExhausted,
+    Unavailable,
+    Unimplemented,
+    Unknown,
+)
+from portside.wire.grpc import blocking
+from portside.wire.grpc.blocking import BlockingChannel
+from portside.wire.grpc.protocol import frame_compressed
+from portside.wire.http2 import hpack
+from portside.wire.http2.frames import FRAME_HEADER, PREFACE, frame, goaway, rst_stream, settings, window_update
+from portside.wire.status import error_of
+from tests.wire.grpc.servers import SERVERS, SERVICE, Probe
+
+SPECIAL = "\t\ntest with whitespace\r\nand Unicode BMP ☺ and non-BMP 😈\t\n"
+
+
+def ask(**asked: Any) -> bytes:
+    return json.dumps(asked).encode()
+
+
+@pytest.fixture
+def probe() -> Probe:
+    return Probe()
+
+
+@pytest.fixture(params=list(SERVERS))
+def address(request: pytest.FixtureRequest, tmp_path: Path, probe: Probe) -> Iterator[str]:
+    """A server on a loop in a thread of its own, since this client blocks."""
+    up, down = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        async with SERVERS[request.param](str(tmp_path / "s"), probe):
+            up.set()
+            await asyncio.to_thread(down.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    assert up.wait(20)
+    yield str(tmp_path / "s")
+    down.set()
+    thread.join()
+
+
+@pytest.fixture
+def channel(address: str) -> Iterator[BlockingChannel]:
+    channel = BlockingChannel(address)
+    yield channel
+    channel.close()
+    channel.close()
+
+
+def test_calls_one_after_the_other(channel: BlockingChannel) -> None:
+    for number in range(50):
+        assert channel.unary(SERVICE + "Unary", b"%d" % number, timeout=20) == b"%d" % number
+    assert (
+        channel.unary(SERVICE + "Unary", b"without a deadline", metadata=[("x-key", "value")]) == b"without a deadline"
+    )
+
+
+@pytest.mark.parametrize("size", [16383, 16384, 65530, 65535, 1 << 20, (16 << 20) - 1])
+def test_messages_of_all_sizes(channel: BlockingChannel, size: int) -> None:
+    data = os.urandom(size)
+    assert channel.unary(SERVICE + "Unary", data, timeout=60) == data
+    assert channel.unary(SERVICE + "Unary", data, timeout=60) == data
+
+
+@pytest.mark.parametrize("code", range(1, 17))
+def test_errors(channel: BlockingChannel, code: int) -> None:
+    with pytest.raises(type(error_of(code, "")), match="test status message"):
+        channel.unary(SERVICE + "Unary", ask(status=[code, "test status message"]), timeout=20)
+    with pytest.raises(type(error_of(code, "")), match="in a stream"):
+        list(channel.server_stream(SERVICE + "ServerStream", ask(sizes=[1], status=[code, "in a stream"]), timeout=20))
+
+
+def test_a_special_status_message(channel: BlockingChannel) -> None:
+    with pytest.raises(Unknown) as caught:
+        channel.unary(SERVICE + "Unary", ask(status=[2, SPECIAL]), timeout=20)
+    assert str(caught.value) == SPECIAL
+
+
+def test_unimplemented(channel: BlockingChannel) -> None:
+    with pytest.raises(Unimplemented):
+        channel.unary("/no.such.Service/Unary", b"", timeout=20)
+
+
+def test_a_stream(channel: BlockingChannel) -> None:
+    sizes = [0, 5, 100_000, 3 << 20, 1] * 3
+    answers = channel.server_stream(SERVICE + "ServerStream", ask(sizes=sizes), timeout=60)
+    assert [len(answer) for answer in answers] == sizes
+
+
+def test_a_stream_that_is_polled(channel: BlockingChannel) -> None:
+    sizes = [5, 300_000, 5]
+    stream = channel.server_stream(SERVICE + "ServerStream", ask(sizes=sizes))
+    assert channel.unary(SERVICE + "Unary", b"meanwhile", timeout=20) == b"meanwhile"
+    poll = select.epoll()
+    poll.register(stream.fileno(), select.EPOLLIN)
+    found: list[int] = []
+    while poll.poll(20):
+        messages = stream.receive()
+        if messages is None:
+            break
+        found += map(len, messages)
+    assert found == sizes
+    assert poll.poll(0) and stream.receive() is None  # and so it stays
+    poll.close()
+
+
+def test_a_polled_stream_that_fails(channel: BlockingChannel) -> None:
+    stream = channel.server_stream(SERVICE + "ServerStream", ask(sizes=[7], status=[5, "not here"]))
+    found: list[bytes] = []
+    with pytest.raises(NotFound, match="not here"):
+        while select.select([stream.fileno()], [], [], 20)[0]:
+            found += stream.receive() or []
+    assert list(map(len, found)) == [7]
+
+
+def test_a_stream_that_is_closed_early(channel: BlockingChannel, probe: Probe) -> None:
+    stream = channel.server_stream(SERVICE + "ServerStream", ask(sizes=[1], wait=True))
+    assert next(iter(stream)) == b"\0"
+    assert probe.entered.wait(20)
+    stream.close()
+    assert stream.fileno() == -1
+    assert probe.cancelled.wait(20)
+
+
+def test_deadlines(channel: BlockingChannel, probe: Probe) -> None:
+    with pytest.raises(DeadlineExceeded):
+        channel.unary(SERVICE + "Unary", ask(wait=True), timeout=0.1)
+    assert probe.cancelled.wait(20)
+    assert channel.unary(SERVICE + "Unary", b"goes on", timeout=20) == b"goes on"
+    with pytest.raises(DeadlineExceeded):
+        channel.unary(SERVICE + "Unary", b"", timeout=0)
+    probe.cancelled.clear()
+    with pytest.raises(DeadlineExceeded):
+        list(channel.server_stream(SERVICE + "ServerStream", ask(wait=True), timeout=0.1))
+
+
+def test_a_message_beyond_the_limit(channel: BlockingChannel) -> None:
+    with pytest.raises(ResourceExhausted):
+        channel.unary(SERVICE + "Unary", ask(sizes=[(16 << 20) + 1]), timeout=60)
+    assert channel.unary(SERVICE + "Unary", b"goes on", timeout=20) == b"goes on"
+
+
+def test_nobody_serves(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="nobody serves"):
+        BlockingChannel(str(tmp_path / "none")).unary(SERVICE + "Unary", b"")
+    with pytest.raises(Unavailable, match="nobody serves"):
+        BlockingChannel(f"unix://{tmp_path}/none").server_stream(SERVICE + "Unary", b"")
+
+
+def test_metadata_that_cannot_be_sent(channel: BlockingChannel) -> None:
+    for pair in (("UPPER", "x"), ("text", "line\nbreak"), ("bin-bin", "x"), ("ä", "x"), ("long", "x" * 20000)):
+        with pytest.raises(InvalidArgument):
+            channel.unary(SERVICE + "Unary", b"", metadata=[pair])
+    assert channel.unary(SERVICE + "Unary", b"goes on", metadata=[("long", "x" * 500)], timeout=20) == b"goes on"
+
+
+# A scripted server: what it sends is exactly what stands here
+
+HEAD = hpack.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
+GOOD = hpack.encode([(b"grpc-status", b"0")])
+
+
+def headers(block: bytes, *, end: bool = False, stream: int = 1, flags: int = 4) -> bytes:
+    return frame(1, flags | end, stream, block)
+
+
+def data(message: bytes, stream: int = 1, flags: int = 0) -> bytes:
+    return frame(0, flags, stream, b"\0" + len(message).to_bytes(4, "big") + message)
+
+
+def serve(path: Path, *connections: list[bytes]) -> Callable[[], list[bytes]]:
+    """For each connection the answers to its calls, in order; the result gives what each connection received."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    received: list[bytes] = []
+
+    def run() -> None:
+        for answers in connections:
+            connection, _ = listener.accept()
+            connection.settimeout(20)
+            got = b""
+            connection.sendall(settings({}))
+            for number, answer in enumerate(answers):
+                while got.count(b"application/grpc") <= number:
+                    got += connection.recv(65536)
+                connection.sendall(answer)
+            connection.shutdown(socket.SHUT_WR)
+            while more := connection.recv(65536):
+                got += more
+            connection.close()
+            received.append(got)
+        listener.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def join() -> list[bytes]:
+        thread.join(20)
+        assert not thread.is_alive()
+        return received
+
+    return join
+
+
+def one(path: Path, answer: bytes) -> bytes:
+    """A call whose answer is ``answer``."""
+    join = serve(path / "s", [answer])
+    channel = BlockingChannel(str(path / "s"))
+    try:
+        return channel.unary("/t.S/M", b"q", timeout=20)
+    finally:
+        channel.close()
+        join()
+
+
+def indexed() -> bytes:
+    """An answer whose header blocks use Huffman code and the dynamic table."""
+    encoder = Encoder()
+    head = encoder.encode([(":status", "200"), ("content-type", "application/grpc"), ("x", "y")])
+    return headers(head) + data(b"yes") + headers(encoder.encode([("grpc-status", "0"), ("x", "y")]), end=True)
+
+
+ANSWERS = {
+    "as our servers answer": headers(b"\x20" + HEAD) + data(b"yes") + headers(GOOD, end=True),
+    "in one message cut in two": headers(HEAD)
+    + frame(0, 0, 1, b"\0\0\0\0\3y")
+    + frame(0, 0, 1, b"es")
+    + headers(GOOD, end=True),
+    "with CONTINUATION": headers(HEAD[:3], flags=0)
+    + frame(9, 0, 1, HEAD[3:9])
+    + frame(9, 4, 1, HEAD[9:])
+    + data(b"yes")
+    + headers(GOOD[:1], flags=1)
+    + frame(9, 4, 1, GOOD[1:]),
+    "padded": frame(1, 4 | 8, 1, b"\3" + HEAD + bytes(3))
+    + frame(0, 8, 1, b"\2\0\0\0\0\3yes" + bytes(2))
+    + headers(GOOD, end=True),
+    "with a priority": frame(1, 4 | 32, 1, bytes(5) + HEAD) + data(b"yes") + headers(GOOD, end=True),
+    "informational first": headers(hpack.encode([(b":status", b"103")]))
+    + headers(HEAD)
+    + data(b"yes")
+    + headers(GOOD, end=True),
+    "among frames of others": frame(6, 0, 0, b"pingpong")
+    + headers(HEAD)
+    + settings({4: 100})
+    + window_update(0, 9)
+    + window_update(1, 9)
+    + frame(0x42, 0, 0, b"zz")
+    + frame(2, 0, 1, bytes(5))
+    + data(b"yes")
+    + data(b"late", 99)
+    + rst_stream(77, 1)
+    + headers(GOOD, end=True)
+    + rst_stream(1, 0),
+    "compressed": headers(HEAD) + frame(0, 0, 1, frame_compressed(b"yes")) + headers(GOOD, end=True),
+    "by an encoder with a table": indexed(),
+    "with an empty message before the end of the stream": headers(HEAD)
+    + data(b"yes")
+    + frame(0, 0, 1, b"")
+    + headers(GOOD, end=True),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_answer(tmp_path: Path, name: str) -> None:
+    assert one(tmp_path, ANSWERS[name]) == b"yes"
+
+
+def status(*fields: tuple[bytes, bytes]) -> bytes:
+    return hpack.encode([(b":status", b"200"), (b"content-type", b"application/grpc"), *fields])
+
+
+FAILURES: dict[str, tuple[bytes, type[PortsideError], str]] = {
+    "trailers only": (
+        headers(status((b"grpc-status", b"5"), (b"grpc-message", b"no%20%C3%BC")), end=True),
+        NotFound,
+        "no ü",
+    ),
+    "no status": (
+        headers(HEAD) + data(b"yes") + headers(hpack.encode([(b"x", b"y")]), end=True),
+        Unknown,
+        "without a status",
+    ),
+    "a status that is none": (headers(status((b"grpc-status", b"five")), end=True), Unknown, "without a status"),
+    "a status nobody defined": (headers(status((b"grpc-status", b"99")), end=True), Unknown, "^$"),
+    "data that ends the stream": (headers(HEAD) + data(b"yes", flags=1), Internal, "without a status"),
+    "HTTP 404": (headers(hpack.encode([(b":status", b"404")]), end=True), Unimplemented, "404"),
+    "HTTP 503": (headers(hpack.encode([(b":status", b"503")])), Unavailable, "503"),
+    "reset": (headers(HEAD) + rst_stream(1, 2), Internal, "INTERNAL_ERROR"),
+    "cancelled": (rst_stream(1, 8), Cancelled, "cancelled"),
+    "calm down": (rst_stream(1, 11), ResourceExhausted, "CALM"),
+    "refused": (rst_stream(1, 7), Unavailable, "refused"),
+    "going away before": (goaway(0, 0), Unavailable, "going away"),
+    "no message": (headers(HEAD) + headers(GOOD, end=True), Internal, "0 messages"),
+    "two messages": (headers(HEAD) + data(b"a") + data(b"b") + headers(GOOD, end=True), Internal, "2 messages"),
+    "half a message": (
+        headers(HEAD) + frame(0, 0, 1, b"\0\0\0\0\3y") + headers(GOOD, end=True),
+        Internal,
+        "in the middle",
+    ),
+    "bad gzip": (headers(HEAD) + frame(0, 0, 1, b"\1\0\0\0\3yes") + headers(GOOD, end=True), Internal, "decompress"),
+    "gone": (headers(HEAD) + data(b"yes"), Unavailable, "closed"),
+    "gone at once": (b"", Unavailable, "closed"),
+    "a frame too large": (FRAME_HEADER.pack(16385 << 8, 0, 1), Internal, "too large"),
+    "a header block broken": (headers(b"\xff\xff\xff"), Internal, "HTTP/2"),
+    "an index without entry": (headers(b"\xc0"), Internal, "HTTP/2"),
+    "CONTINUATION of nothing": (frame(9, 4, 1, GOOD), Internal, "CONTINUATION"),
+    "a block not continued": (headers(HEAD, flags=0) + data(b"yes"), Internal, "continued"),
+    "headers without end": (headers(b"", flags=0) + frame(9, 0, 1, bytes(16384)) * 5, Internal, "too large"),
+    "more padding than content": (frame(0, 8, 1, b"\5abc"), Internal, "padding"),
+    "an empty padded frame": (frame(0, 8, 1, b""), Internal, "HTTP/2"),
+    "a short RST_STREAM": (frame(3, 0, 1, b"ab"), Internal, "size"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure(tmp_path: Path, name: str) -> None:
+    answer, kind, text = FAILURES[name]
+    with pytest.raises(kind, match=text):
+        one(tmp_path, answer)
+
+
+def test_a_server_that_goes_between_two_calls(tmp_path: Path) -> None:
+    """The idle connection is dropped, and a call that was not begun is sent again."""
+    good = headers(HEAD) + data(b"yes") + headers(GOOD, end=True)
+    second = headers(HEAD, stream=3) + data(b"two", stream=3) + headers(GOOD, end=True, stream=3)
+    join = serve(tmp_path / "s", [good + goaway(1, 0)], [good, goaway(1, 0)], [good, second])
+    channel = BlockingChannel(str(tmp_path / "s"))
+    assert [channel.unary("/t.S/M", b"q", timeout=20) for _ in range(4)] == [b"yes", b"yes", b"yes", b"two"]
+    channel.close()
+    first, *_ = join()
+    assert first.startswith(PREFACE)
+
+
+def test_windows_that_are_shut(tmp_path: Path) -> None:
+    """A request beyond the windows waits for credit; 100 bytes of it go at a time."""
+    path = tmp_path / "s"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    got = bytearray()
+
+    def run() -> None:
+        connection, _ = listener.accept()
+        connection.sendall(settings({4: 65535}))
+        content = 0
+        buffer = b""
+        connection.settimeout(20)
+        while content < 70_005:
+            buffer += connection.recv(65536)
+            if buffer.startswith(PREFACE):
+                buffer = buffer[len(PREFACE) :]
+            while len(buffer) >= 9 and len(buffer) >= 9 + (FRAME_HEADER.unpack_from(buffer)[0] >> 8):
+                word, _, _ = FRAME_HEADER.unpack_from(buffer)
+                if word & 255 == 0:
+                    content += word >> 8
+                    got.extend(buffer[9 : 9 + (word >> 8)])
+                buffer = buffer[9 + (word >> 8) :]
+                if content >= 65535:
+                    connection.sendall(window_update(0, 100) + window_update(1, 100))
+        connection.sendall(headers(HEAD) + data(b"yes") + headers(GOOD, end=True))
+        connection.recv(1)
+        connection.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    channel = BlockingChannel(str(path))
+    body = os.urandom(70_000)
+    assert channel.unary("/t.S/M", body, timeout=20) == b"yes"
+    assert bytes(got[5:]) == body
+    channel.close()
+    thread.join(20)
+    listener.close()
+
+
+def test_a_head_that_the_oracle_reads() -> None:
+    from hpack import Decoder
+
+    block = blocking._head("/t.S/Method", (("containerd-namespace", "x" * 200),), None)
+    assert Decoder().decode(block) == [
+        (":method", "POST"), (":scheme", "http"), (":path", "/t.S/Method"), (":authority", "localhost"),
+        ("content-type", "application/grpc"), ("te", "trailers"), ("grpc-accept-encoding", "identity,gzip"),
+        ("user-agent", "portside"), ("containerd-namespace", "x" * 200),
+    ]  # fmt: skip
+
+
+def test_light() -> None:
+    """Its import brings in nothing that takes long."""
+    code = "before = set(sys.modules); import portside.wire.grpc.blocking; print(*sorted(set(sys.modules) - before))"
+    loaded = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    foreign = {name for name in loaded.stdout.split() if not name.startswith("portside")}
+    assert foreign <= {"_socket", "_struct", "struct", "errno", "__future__"}
+    assert not any("http2" in name for name in loaded.stdout.split())
