@@ -132,7 +132,8 @@ def test_a_default_acl_does_not_change_modes(root):
 def test_extended_attributes_and_capabilities(root):
     capability = bytes.fromhex("0100000200200000000000000000000000000000")
     records = [(b"user.note", b"\0\xff"), (b"security.capability", capability), (b"trusted.overlay.opaque", b"y")]
-    data = pax([(b"SCHILY.xattr." + name, value) for name, value in records]) + header(b"f", uid=b"0000005\0")
+    data = pax([(b"SCHILY.xattr." + name, value) for name, value in records])
+    data += header(b"f", uid=b"0000005\0", size=b"00000000003\0") + b"abc" + bytes(509)
     unpack(root, data + pax([(b"SCHILY.xattr.user.d", b"1")]) + header(b"d", kind=b"5") + END)
     assert os.getxattr(root / "f", "user.note") == b"\0\xff"
     assert os.getxattr(root / "f", "security.capability") == capability

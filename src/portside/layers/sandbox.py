@@ -65,7 +65,7 @@ def enter(root: int, lowers: Sequence[int], *, attributes: bool, read_only: bool
     """Give up what is not needed; what could not be given up, in words.
 
     ``root`` becomes ``/`` and ``lowers`` read-only; the descriptors keep their numbers. ``attributes``: trusted
-    attributes must be written. The process must have one thread, since half of this is a thread's own.
+    attributes must be read or written. The process must have one thread, since half of this is a thread's own.
     """
     left: list[str] = []
     os.umask(0)

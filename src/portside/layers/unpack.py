@@ -67,6 +67,7 @@ class Unpacker:
         self._own: set[Path] = {()}
         self._opaque_root = False
         self._file = -1
+        self._file_entry: tar.Entry | None = None
         self._file_times = (0, 0)
         self._left = 0
         self._step = ""
@@ -177,14 +178,17 @@ class Unpacker:
             self._replace(parent, base)
             fd = os.open(base, _CREATE, entry.mode, dir_fd=parent.fd)
         self._file = fd
-        self._step = "set owner and mode"
-        if entry.uid or entry.gid or parent.inherits or entry.xattrs:
-            self._set_attributes(fd, entry)
+        # Only when the data is there: writing clears capabilities.
+        wants = entry.uid or entry.gid or parent.inherits or entry.xattrs or entry.mode & _SPECIAL
+        self._file_entry = entry if wants else None
         self._file_times = _times(entry)
         if not entry.size:
             self._close_file()
 
     def _close_file(self) -> None:
+        if self._file_entry is not None:
+            self._step = "set owner and mode"
+            self._set_attributes(self._file, self._file_entry)
         self._step = "set times"
         os.utime(self._file, ns=self._file_times)
         fd, self._file = self._file, -1
@@ -239,12 +243,18 @@ class Unpacker:
         self._amend_link(entry, parent, base)
 
     def _amend_link(self, entry: tar.Entry, parent: Directory, base: bytes) -> None:
-        """The header of a hard link tells its inode's attributes too. A link to a symbolic link stays just that."""
-        if not stat.S_ISREG(os.lstat(base, dir_fd=parent.fd).st_mode):
+        """The header of a hard link tells its inode's attributes too, mostly the same: chown would lose capabilities.
+
+        A link to a symbolic link, or to anything else that is not a file, stays just that.
+        """
+        status = os.lstat(base, dir_fd=parent.fd)
+        if not stat.S_ISREG(status.st_mode):
             return
         fd = os.open(base, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent.fd)
         try:
-            self._set_attributes(fd, entry)
+            same = (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (entry.uid, entry.gid, entry.mode)
+            if not same or entry.xattrs:
+                self._set_attributes(fd, entry)
             os.utime(fd, ns=_times(entry))
         finally:
             os.close(fd)

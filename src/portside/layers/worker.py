@@ -32,6 +32,7 @@ from portside.layers.unpack import Unpacker, Whiteouts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 _MAX_JOB = 1 << 20
@@ -127,6 +128,22 @@ def apply(job: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def compare(job: dict[str, Any]) -> dict[str, Any]:
+    """Write what ``upper`` changes over ``lower`` (descriptors, top first) to ``out``: digests and sizes."""
+    from portside.layers.compare import Comparison, LayerOutput
+
+    output = LayerOutput(job["out"], job["compression"])
+    directories: list[int] = [*job["upper"], *job["lower"]]
+    if job["isolate"]:
+        left = sandbox.enter(directories[0], directories[1:], attributes=True, read_only=True)
+    else:
+        left = []
+    _watch_parent()
+    comparison = Comparison(output, job["epoch_ns"])
+    comparison.run(job["lower"], job["upper"])
+    return {**output.finish(), "entries": comparison.entries, "not_isolated": left}
+
+
 def unpack(inflater: Inflater, parser: TarParser, unpacker: Unpacker) -> None:
     """Feed the archive through; all of the stream is read, since the diffID covers what follows the archive, too."""
     next_event, make, write = parser.next_event, unpacker.entry, unpacker.data
@@ -144,6 +161,9 @@ def unpack(inflater: Inflater, parser: TarParser, unpacker: Unpacker) -> None:
                 make(event)
         if not data:
             return
+
+
+_TASKS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"apply": apply, "compare": compare}
 
 
 def _watch_parent() -> None:
@@ -171,7 +191,7 @@ def main() -> int:
     gc.disable()  # short-lived, and makes no cycles to speak of
     try:
         job = _read_job()
-        answer = apply(job)
+        answer = _TASKS[job["task"]](job)
     except PortsideError as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     except OSError as error:

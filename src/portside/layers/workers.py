@@ -57,6 +57,37 @@ async def apply_layer(
     return Applied(**answer)
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A layer that a worker wrote: ``digest`` and ``size`` as written, ``diff_id`` and ``diff_size`` uncompressed."""
+
+    digest: str
+    size: int
+    diff_id: str
+    diff_size: int
+    entries: int
+    not_isolated: tuple[str, ...] = ()
+
+
+async def compare_trees(
+    step: str, lower: Sequence[int], upper: Sequence[int], out: int,
+    *, compression: str, epoch_ns: int | None = None, isolate: bool = True,
+) -> Compared:  # fmt: skip
+    """Write what the stack of directories ``upper`` changes over ``lower`` (descriptors, top first) to ``out`` as a
+    layer.
+
+    All descriptors stay the caller's; who reads from ``out`` must do so meanwhile. ``step`` begins errors.
+    """
+    answer = await run_worker(
+        step,
+        {"task": "compare", "lower": list(lower), "upper": list(upper), "out": out, "compression": compression,
+         "epoch_ns": epoch_ns, "isolate": isolate},
+        (*lower, *upper, out),
+    )  # fmt: skip
+    answer["not_isolated"] = tuple(answer["not_isolated"])
+    return Compared(**answer)
+
+
 async def run_worker(step: str, job: Mapping[str, Any], fds: Sequence[int]) -> dict[str, Any]:
     """One job in a worker of its own; its answer, or its error with ``step`` before it."""
     process = await asyncio.create_subprocess_exec(
