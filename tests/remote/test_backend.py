@@ -11,6 +11,7 @@ from portside.core.services import Backend
 from portside.errors import InvalidArgument, NotFound, Unavailable, Unimplemented, Unknown
 from portside.remote.backend import RemoteBackend
 from tests.contracts.backend import BackendContract, put
+from tests.support import peers
 from tests.support.containerd import containerd
 
 
@@ -28,6 +29,24 @@ class TestUpstreamContainerd(BackendContract):
     @pytest.fixture
     async def backend(self, upstream: Path) -> AsyncIterator[Backend]:
         async with await RemoteBackend.connect(str(upstream)) as backend:
+            yield backend
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[peers.Daemon]:
+    peers.need_root()
+    daemon = peers.Daemon(tmp_path_factory.mktemp("d"))
+    daemon.start()
+    yield daemon
+    daemon.stop()
+
+
+class TestOurDaemon(BackendContract):
+    """Ours, as a process of its own."""
+
+    @pytest.fixture
+    async def backend(self, daemon: peers.Daemon) -> AsyncIterator[Backend]:
+        async with await RemoteBackend.connect(str(daemon.socket)) as backend:
             yield backend
 
 
