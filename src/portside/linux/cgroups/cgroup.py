@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 
-from portside.errors import PortsideError
+from portside.errors import PortsideError, Unimplemented
 from portside.linux.cgroups.layout import check_path, require_layout
 from portside.linux.cgroups.tree import pids_in
 
@@ -39,21 +39,24 @@ class Cgroup:
     """1 (legacy and hybrid layouts) or 2."""
 
     @staticmethod
-    def create(path: str, resources: Mapping[str, Any] | None = None) -> Cgroup:
+    def create(path: str, resources: Mapping[str, Any] | None = None, *, systemd: bool = False) -> Cgroup:
         """Make the group ``path`` with the limits of an OCI ``linux.resources`` object.
 
         The path starts at the top of the hierarchies, as containerd has it; a relative one, with version 2, at the
         group of this process. An existing group is taken over if no process is in it, else FailedPrecondition. After
         a failure nothing that this call made is left.
+
+        With ``systemd`` (version 2 only, else Unimplemented) it is a scope that systemd starts; the path must say
+        ``….slice/NAME.scope`` as systemd would place it, and ``attach`` has to follow, ``cloned`` or not.
         """
-        made = _implementation(path)
+        made = _implementation(path, systemd)
         made._make(resources or {})
         return made
 
     @staticmethod
-    def open(path: str) -> Cgroup:
-        """The group ``path``, without looking whether it exists."""
-        return _implementation(path)
+    def open(path: str, *, systemd: bool = False) -> Cgroup:
+        """The group ``path``, without looking whether it exists; ``systemd`` as when it was made."""
+        return _implementation(path, systemd)
 
     def exists(self) -> bool:
         """Whether the group is there (on version 1: in any hierarchy)."""
@@ -159,11 +162,16 @@ class Cgroup:
                 self.thaw()
 
 
-def _implementation(path: str) -> Cgroup:
-    # Here, since both implement the class above.
+def _implementation(path: str, systemd: bool) -> Cgroup:
+    # Here, since they implement the class above; the last one, with its D-Bus, only where it is wanted.
     from portside.linux.cgroups.v1 import CgroupV1
     from portside.linux.cgroups.v2 import CgroupV2
 
     found: Layout = require_layout()
-    kind = CgroupV2 if found.mode == "unified" else CgroupV1
-    return kind(check_path(path), found)
+    if systemd:
+        if found.mode != "unified":
+            raise Unimplemented(f"cgroup {path}: groups by systemd need cgroup v2 alone, this machine is {found.mode}")
+        from portside.linux.cgroups.systemd import CgroupSystemd
+
+        return CgroupSystemd(check_path(path), found)
+    return (CgroupV2 if found.mode == "unified" else CgroupV1)(check_path(path), found)

@@ -49,7 +49,7 @@ class CgroupV2(Cgroup):
 
     def _make(self, resources: Mapping[str, Any]) -> None:
         writes = limits_v2.plan(resources)
-        rules = _rules(resources)
+        rules = device_rules(resources)
         made = make_directory(self._mount, self.path)
         try:
             if not made:
@@ -101,7 +101,7 @@ class CgroupV2(Cgroup):
     def update(self, resources: Mapping[str, Any]) -> None:
         """See ``Cgroup.update``."""
         writes = limits_v2.plan(resources)
-        rules = _rules(resources)
+        rules = device_rules(resources)
         memory = section(resources, "memory")
         if memory.get("checkBeforeUpdate"):
             refuse_less_than_used(f"{self._directory}/memory.current", integer(memory, "limit"), self.path)
@@ -163,7 +163,8 @@ class CgroupV2(Cgroup):
         remove_tree(self._directory, timeout)
 
 
-def _rules(resources: Mapping[str, Any]) -> list[devices.Rule] | None:
+def device_rules(resources: Mapping[str, Any]) -> list[devices.Rule] | None:
+    """The parsed rules, or None where ``resources`` says nothing of devices and nothing is to change."""
     found = resources.get("devices")
     return None if found is None else devices.parse_rules(found)
 
