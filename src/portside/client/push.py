@@ -7,9 +7,10 @@ import asyncio
 from portside.client.closure import MAX_DEPTH, by_platform, read_document
 from portside.client.fetch import ref_of
 from portside.client.flights import Flights, first_error
-from portside.client.progress import DONE, UPLOADED, UPLOADING, Progress, ProgressCallback, ignore
+from portside.client.progress import DONE, EXISTS, UPLOADED, UPLOADING, Progress, ProgressCallback, ignore
 from portside.client.sources import Sink
 from portside.core.images import Image
+from portside.core.labels import DISTRIBUTION_SOURCE
 from portside.core.services import Services
 from portside.errors import InvalidArgument, NotFound
 from portside.oci.descriptor import INDEXES, MANIFESTS, Descriptor
@@ -107,8 +108,21 @@ class _Push:
         if not is_target:
             reference = Reference(reference.host, reference.path, "", descriptor.digest)
         reader = await self._services.content.open(descriptor.digest)
+        loop = asyncio.get_running_loop()
+
+        def sent(offset: int) -> None:
+            loop.call_soon_threadsafe(self._progress, Progress(ref, UPLOADING, offset, descriptor.size))
+
         try:
-            await self._sink.push(reference, descriptor, reader)
+            result = await self._sink.push(
+                reference, descriptor, reader, sources=await self._elsewhere(descriptor), progress=sent
+            )
         finally:
             await reader.close()
-        self._progress(Progress(ref, UPLOADED, descriptor.size, descriptor.size))
+        self._progress(Progress(ref, EXISTS if result == "exists" else UPLOADED, descriptor.size, descriptor.size))
+
+    async def _elsewhere(self, descriptor: Descriptor) -> list[str]:
+        """Other repositories of the same registry that had the blob when it came here."""
+        info = await self._services.content.info(descriptor.digest)
+        known = info.labels.get(DISTRIBUTION_SOURCE + self._reference.host, "").split(",")
+        return [path for path in known if path and path != self._reference.path]

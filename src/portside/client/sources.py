@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from portside.core.content import ContentReader
@@ -25,6 +25,13 @@ class Source(Protocol):
 class Sink(Protocol):
     """A place to push to."""
 
-    async def push(self, reference: Reference, descriptor: Descriptor, reader: ContentReader) -> object:
-        """Make the blob or document be there; already there is fine. The caller keeps and closes ``reader``."""
+    async def push(
+        self, reference: Reference, descriptor: Descriptor, reader: ContentReader,
+        *, sources: Sequence[str] = (), progress: Callable[[int], None] | None = None,
+    ) -> str:  # fmt: skip
+        """Make the blob or document be there: ``exists``, ``mounted`` or ``pushed``.
+
+        ``sources`` are repositories of the same registry that may have it; ``progress`` is told the bytes sent, maybe
+        in another thread. The caller keeps and closes ``reader``.
+        """
         ...

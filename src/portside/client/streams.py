@@ -125,9 +125,10 @@ class OutputStream:
             return
         self._buffer += data
         excess = len(self._buffer) - HIGH_WATER
-        if self._draining and excess > 0:
-            del self._buffer[:excess]
-            self.dropped += excess
+        if self._draining:
+            if excess > 0:
+                del self._buffer[:excess]
+                self.dropped += excess
         elif excess >= 0:
             asyncio.get_running_loop().remove_reader(self._fd)
             self._reading = False

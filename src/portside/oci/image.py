@@ -174,7 +174,9 @@ def _check_kind(document: dict[str, Any], media_type: str, forbidden: tuple[str,
 
 
 def _list(document: dict[str, Any], key: str, limit: int) -> list[Any]:
-    value = document.get(key) or []
+    value = document.get(key)
+    if value is None:
+        return []
     if not isinstance(value, list):
         raise InvalidArgument(f"{key}: want a list")
     if len(value) > limit:

@@ -34,7 +34,7 @@ from portside.sdk.process import Streams
 from portside.sdk.task import Task
 
 if TYPE_CHECKING:
-    from portside.registry.registry import Registry
+    from portside.registry import Registry
 
 
 class Client:
@@ -65,8 +65,8 @@ class Client:
     ) -> Image:  # fmt: skip
         """Fetch and unpack an image; ``busybox`` means ``docker.io/library/busybox:latest``.
 
-        ``plain_http``: None is https except for loopback. NotFound, Unauthenticated, PermissionDenied, Unavailable and
-        DataLoss tell what went wrong with the registry.
+        ``plain_http``: None is https except for loopback. ``credentials`` None: those of ``docker login``. NotFound,
+        Unauthenticated, PermissionDenied, Unavailable and DataLoss tell what went wrong with the registry.
         """
         name = Reference.parse_familiar(reference)
         options = PullOptions(
@@ -192,10 +192,14 @@ class Client:
 @asynccontextmanager
 async def _registry(plain_http: bool | None, credentials: tuple[str, str] | None) -> AsyncIterator[Registry]:
     """A registry client for one verb; imported here, since most programs that start containers never pull."""
-    from portside.registry.registry import Registry, RegistryConfig
+    from portside.registry import DockerCredentials, Registry, RegistryConfig
 
-    async with Registry(RegistryConfig(plain_http=plain_http, credentials=credentials)) as registry:
+    given = (lambda host: credentials) if credentials else DockerCredentials()
+    registry = Registry(RegistryConfig(plain_http=plain_http, credentials=given))
+    try:
         yield registry
+    finally:
+        await registry.close()
 
 
 def _given(**fields: Any) -> dict[str, Any]:
