@@ -84,7 +84,7 @@ def test_output_reaches_a_fifo_exactly_and_ends(
 
     writer = threading.Thread(target=write)
     writer.start()
-    turner.until(lambda: not writer.is_alive() or not direct and len(reader.data) == len(data))
+    turner.until(lambda: not writer.is_alive() or (not direct and len(reader.data) == len(data)))
     writer.join()
     told: list[bool] = []
     streams.exited(lambda: told.append(True))
