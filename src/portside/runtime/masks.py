@@ -43,7 +43,10 @@ class MaskPaths(Operation):
                             empty = m.new_mount(
                                 "tmpfs", [("mode", "755"), ("size", "0k"), ("nr_inodes", "1")], m.MOUNT_ATTR_RDONLY
                             )
-                        _cover(empty, place)
+                            # Before Linux 6.15 only what is attached can be cloned, so the first is the mount itself.
+                            m.attach_mount(empty, place)
+                        else:
+                            _cover(empty, place)
                     else:
                         if null < 0:
                             null = _open_null(root)
