@@ -24,7 +24,7 @@ class EventContract:
     def subscribed(self, backend):
         async def subscribe(*filters):
             events = backend.bind("sync").events
-            subscription = events.subscribe([*filters, "topic==/sync"] if filters else [])
+            subscription = events.subscribe([*filters, 'topic=="/sync"'] if filters else [])
             first = asyncio.ensure_future(anext(subscription))
             while not first.done():  # over a wire a subscription takes effect some time after the call
                 await events.publish("/sync", EVENT)

@@ -1,7 +1,10 @@
 """The stores of ``metadata/`` and the event exchange as a ``core.services.Backend``, without the rest of an engine."""
 
 from portside.content.blobs import BlobStore
+from portside.core.introspection import PluginStatus
+from portside.core.plugin import SNAPSHOTTER
 from portside.engine.events import Exchange
+from portside.engine.introspection import LocalIntrospection
 from portside.metadata.database import Database
 from portside.metadata.store import Metadata
 from portside.snapshots.native import NativeDriver
@@ -36,6 +39,9 @@ class LocalBackend:
         self.drivers = drivers
         self.metadata = Metadata(self.db, self.blobs, drivers, self.exchange.emit)
         self.namespaces = self.metadata.namespaces
+        self.introspection = LocalIntrospection(
+            self.metadata.uuid, [PluginStatus(SNAPSHOTTER, name) for name in drivers]
+        )
 
     def bind(self, namespace, lease=""):
         return LocalServices(self, namespace, lease)

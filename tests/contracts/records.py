@@ -150,7 +150,7 @@ class ContainerContract:
             replace(CONTAINER, snapshotter=""),
             replace(CONTAINER, extensions={"": SPEC_BYTES}),
         ],
-        ids=repr,
+        ids=[f"id-{number}" for number in range(8)] + ["labels", "runtime", "spec", "snapshotter", "extension"],
     )
     async def test_odd_containers(self, store, container):
         with pytest.raises(InvalidArgument):
@@ -226,9 +226,14 @@ class LeaseContract:
 
     async def test_odd_leases(self, store):
         with pytest.raises(InvalidArgument):
-            await store.create("")
-        with pytest.raises(InvalidArgument):
             await store.create("x", LONG)
+        with pytest.raises(InvalidArgument):
+            await store.create("x" * 10_000)
+
+    async def test_a_lease_without_an_id_is_given_one(self, store):
+        first, second = await store.create(""), await store.create("")
+        assert first.id and second.id and first.id != second.id
+        assert {lease.id for lease in await store.list()} == {first.id, second.id}
 
     async def test_filters(self, store):
         await store.create("one", {"k": "1"})
@@ -289,8 +294,6 @@ class NamespaceContract:
         for call in (store.labels, store.delete):
             with pytest.raises(NotFound):
                 await call("none")
-        with pytest.raises(NotFound):
-            await store.set_label("none", "a", "b")
 
     @pytest.mark.parametrize("name", ["", "a b", "../x", "x" * 77, "version", "ü"])
     async def test_odd_names(self, store, name):
@@ -302,6 +305,8 @@ class NamespaceContract:
         await store.set_label("mine", "c", "d")
         await store.set_label("mine", "a", "")
         assert await store.labels("mine") == {"c": "d"}
+        await store.set_label("new", "c", "d")
+        assert await store.labels("new") == {"c": "d"}
         with pytest.raises(InvalidArgument):
             await store.set_label("mine", "k", "v" * 4096)
 

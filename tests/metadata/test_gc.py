@@ -349,6 +349,18 @@ async def test_leftovers_on_disk(backend, services):
     await again.close()
 
 
+async def test_a_blob_that_a_crash_took_is_forgotten_and_can_be_had_again(backend, services, caplog):
+    good, cut, gone = [await make(services, name, ROOT) for name in ("good", "cut", "gone")]
+    backend.blobs.path(gone).unlink()
+    backend.blobs.path(cut).chmod(0o600)
+    backend.blobs.path(cut).write_bytes(b"c")
+    await backend.metadata.reconcile()
+    assert await blobs(services) == {good}
+    assert cut in caplog.text and gone in caplog.text
+    assert [await make(services, name) for name in ("cut", "gone")] == [cut, gone]
+    assert backend.blobs.size(cut) == 3
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -155,13 +155,10 @@ class BlobStore:
         directory = self._directory(key)
         try:
             data = os.lstat(directory / "data")
-            return IngestFacts(
-                key,
-                data.st_size,
-                int(_read_text(directory / "total") or 0),
-                _parse_time(_read_text(directory / "startedat")),
-                data.st_mtime_ns,
-            )
+            total = int(_read_text(directory / "total") or 0)
+            started_ns = _parse_time(_read_text(directory / "startedat"))
+            # The clock of file systems is a coarse one and may lag behind.
+            return IngestFacts(key, data.st_size, total, started_ns, max(started_ns, data.st_mtime_ns))
         except (OSError, ValueError) as error:
             raise NotFound(f"ingest {key}: not found") from error
 

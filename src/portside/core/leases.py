@@ -28,7 +28,7 @@ class LeaseManager(Protocol):
     """The leases of one namespace."""
 
     async def create(self, id: str, labels: Mapping[str, str] | None = None) -> Lease:
-        """AlreadyExists."""
+        """AlreadyExists; an empty id is replaced by a random one."""
         ...
 
     async def delete(self, id: str, sync: bool = False) -> None:

@@ -18,7 +18,7 @@ class NamespaceStore(Protocol):
         ...
 
     async def set_label(self, name: str, key: str, value: str) -> None:
-        """An empty value removes the label."""
+        """An empty value removes the label; a namespace that is not there comes into being."""
         ...
 
     async def list(self) -> Sequence[str]:

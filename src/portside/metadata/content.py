@@ -34,7 +34,7 @@ from portside.errors import (
 from portside.metadata.background import Background
 from portside.metadata.common import hold, let_go, matching, new_labels, updated_labels
 from portside.metadata.database import Database, Transaction
-from portside.metadata.records import Ingest
+from portside.metadata.records import Ingest, Scope
 from portside.metadata.schema import CONTENT, COUNTERS, INGESTS
 from portside.metadata.state import Effect
 from portside.oci.digest import Digest
@@ -86,12 +86,32 @@ class BlobKeeper:
                 self._locks[digest] = (lock, users - 1)
 
     async def reconcile(self) -> None:
-        """Find the blobs and ingests on disk that no record knows, and mark them for ``collect``; after a crash."""
-        digests = await in_thread(lambda: [digest for digest, _ in self.blobs.digests()])
-        self._doomed.update(digest for digest in digests if not self._is_wanted(digest))
+        """Compare disk and records after a start, perhaps after a crash.
+
+        Blobs and ingests that no record knows are marked for ``collect``. A record whose blob is not there, or not of
+        the recorded size, is removed with a warning, so that a pull fetches the blob again.
+        """
+        sizes = await in_thread(lambda: dict(self.blobs.digests()))
+        self._doomed.update(digest for digest in sizes if not self._is_wanted(digest))
+        state = self.db.state
+        for scope in list(state.scopes(CONTENT)):
+            for info in list(state.rows(CONTENT, scope).values()):
+                if sizes.get(info.digest) != info.size:
+                    await self._drop_damaged(scope, info.digest)
         keys = await in_thread(self.blobs.keys)
         known = self._ingest_keys()
         self._doomed_ingests.update(key for key in keys if key not in known)
+
+    async def _drop_damaged(self, scope: Scope, digest: Digest) -> None:
+        async with self.locked(digest):
+            size = await in_thread(self.blobs.size, digest)
+            info = self.db.state.get(CONTENT, scope, digest)
+            if info is not None and size != info.size:
+                log.error(
+                    "blob %s of namespace %s is damaged: %s bytes on disk, %d recorded; forgotten, to be fetched again",
+                    digest, scope[0], "no" if size is None else size, info.size,
+                )  # fmt: skip
+                await self.db.write(lambda tx: tx.delete(CONTENT, scope, digest))
 
     async def collect(self) -> list[str]:
         """Delete the bytes that nobody has any more; the failures, which are tried again the next time."""

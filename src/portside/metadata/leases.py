@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from secrets import token_urlsafe
 
 from portside.core.filters import lease_fields
 from portside.core.leases import Lease, Resource
@@ -24,8 +26,9 @@ class Leases:
         self._scope = (namespace,)
 
     async def create(self, id: str, labels: Mapping[str, str] | None = None) -> Lease:
-        """AlreadyExists; InvalidArgument without an id or for a label that is not allowed."""
-        if not id or len(id) > MAX_ID or "\0" in id:
+        """AlreadyExists; InvalidArgument for an id or a label that is not allowed. Without an id it is given one."""
+        id = id or f"{time.time_ns() % 1_000_000_000}-{token_urlsafe(6)}"
+        if len(id) > MAX_ID or "\0" in id:
             raise InvalidArgument(f"lease {id[:100]!r}: want an id of at most {MAX_ID} characters")
         stored = new_labels(labels)
 

@@ -33,9 +33,8 @@ class Namespaces:
 
     async def create(self, name: str, labels: Mapping[str, str] | None = None) -> None:
         """AlreadyExists; InvalidArgument for a name or a label that is not allowed."""
-        if check_identifier(name, "namespace") == _FORBIDDEN:
-            raise InvalidArgument(f"namespace {name!r}: the name is reserved")
         stored = new_labels(labels)
+        _check_name(name)
 
         def change(tx: Transaction) -> None:
             if tx.get(NAMESPACES, (), name) is not None:
@@ -53,13 +52,15 @@ class Namespaces:
         return labels
 
     async def set_label(self, name: str, key: str, value: str) -> None:
-        """An empty value removes the label; NotFound, and InvalidArgument for a label that is not allowed."""
+        """An empty value removes the label; the namespace comes into being, as with any first object.
+
+        InvalidArgument for a name or a label that is not allowed.
+        """
+        _check_name(name)
         checked = new_labels({key: value})
 
         def change(tx: Transaction) -> None:
-            labels = tx.get(NAMESPACES, (), name)
-            if labels is None:
-                raise NotFound(f"namespace {name!r}: not found")
+            labels = tx.get(NAMESPACES, (), name) or {}
             rest = {other: text for other, text in labels.items() if other != key}
             tx.put(NAMESPACES, (), name, {**rest, **checked})
             fields = {"name": name, "labels": {**rest, **checked}}
@@ -88,6 +89,11 @@ class Namespaces:
             tx.emit(name, "/namespaces/delete", "containerd.events.NamespaceDelete", {"name": name})
 
         await self._db.write(change)
+
+
+def _check_name(name: str) -> None:
+    if check_identifier(name, "namespace") == _FORBIDDEN:
+        raise InvalidArgument(f"namespace {name!r}: the name is reserved")
 
 
 def _left_in(tx: Transaction, name: str) -> list[str]:

@@ -44,7 +44,7 @@ class SnapshotKeeper:
         self.db, self.name, self.driver, self.background = db, name, driver, background
         self.counter = f"snapshot/{name}"
         self._doomed: set[int] = set()
-        self._unswept = False
+        self._unswept = self._sweeping = False
         numbers = [*driver.ids(), *self._recorded(), (db.state.get(COUNTERS, (), self.counter) or 0)]
         self._last = max(numbers)
         self._old = set(driver.ids()) - self._recorded()
@@ -91,14 +91,19 @@ class SnapshotKeeper:
                 self._doomed.add(number)
                 failures.append(f"{self.name}: remove snapshot {number}: {error}")
                 log.warning("collection: %s", failures[-1])
-        if self._unswept:
-            self._unswept = False
-            self.background.spawn(self.sweep(), f"sweep of {self.name}")
+        if self._unswept and not self._sweeping:
+            self._sweeping = True
+            self.background.spawn(self._sweep(), f"sweep of {self.name}")
         return failures
 
-    async def sweep(self) -> None:
-        """Free what removed snapshots still hold on disk."""
-        await in_thread(self.driver.sweep)
+    async def _sweep(self) -> None:
+        """One at a time, until nothing is left that was put aside meanwhile."""
+        try:
+            while self._unswept:
+                self._unswept = False
+                await in_thread(self.driver.sweep)
+        finally:
+            self._sweeping = False
 
     def _recorded(self) -> set[int]:
         state = self.db.state
@@ -177,7 +182,7 @@ class Snapshots:
     async def cleanup(self) -> None:
         """Free what removed snapshots still hold; FailedPrecondition naming what resists."""
         failures = await self._keeper.collect()
-        await self._keeper.sweep()
+        await in_thread(self._driver.sweep)
         if failures:
             raise FailedPrecondition("; ".join(failures))
 

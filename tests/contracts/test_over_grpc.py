@@ -1,0 +1,66 @@
+"""The contracts of core/ over gRPC: the same local stores, seen through the doors and the remote implementations."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from portside.api.containerd.methods import containerd_methods
+from portside.remote.backend import RemoteBackend
+from portside.wire.grpc.server import GrpcServer
+from tests.contracts.content import ContentContract
+from tests.contracts.events import EventContract
+from tests.contracts.local import LocalBackend
+from tests.contracts.records import ContainerContract, ImageContract, LeaseContract, NamespaceContract
+from tests.contracts.snapshotter import SnapshotterContract
+
+
+@pytest.fixture
+async def backend(tmp_path):
+    local = LocalBackend(tmp_path)
+    server = GrpcServer(containerd_methods(local))
+    with tempfile.TemporaryDirectory(prefix="portside") as short:
+        await server.listen_unix(str(Path(short, "socket")))
+        async with await RemoteBackend.connect(str(Path(short, "socket"))) as remote:
+            yield remote
+        await server.drain(5)
+    await local.close()
+
+
+@pytest.fixture(params=["native", "overlayfs"])
+def snapshotter_name(request):
+    return request.param
+
+
+class TestContent(ContentContract):
+    # A reader is a series of calls, each of which names the blob anew.
+    test_an_open_reader_outlives_deletion = None
+    # The protocol can only begin again at 0.
+    test_truncate_and_write_something_else = None
+    test_what_another_namespace_has_may_be_written_all_the_same = None
+    # What is sent after the end of the call goes nowhere.
+    test_a_closed_writer_writes_nothing = None
+
+
+class TestImages(ImageContract):
+    pass
+
+
+class TestContainers(ContainerContract):
+    pass
+
+
+class TestLeases(LeaseContract):
+    pass
+
+
+class TestNamespaces(NamespaceContract):
+    pass
+
+
+class TestSnapshotter(SnapshotterContract):
+    pass
+
+
+class TestEvents(EventContract):
+    pass
