@@ -71,7 +71,7 @@ def closed_registry(tmp_path_factory):
 class Server:
     """An HTTP server whose answers are functions: ``routes[path]`` is called with the handler. Keeps what was asked."""
 
-    def __init__(self):
+    def __init__(self, tls=None):
         self.routes = {}
         self.requests = []
         server = self
@@ -108,8 +108,15 @@ class Server:
             def hang_up(self):
                 self.close_connection = True
 
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
+        class Quiet(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request, client_address):
+                """Clients that go away are what these tests are about."""
+
+        self.http = Quiet(("127.0.0.1", 0), Handler)
+        if tls is not None:
+            self.http.socket = tls.wrap_socket(self.http.socket, server_side=True)
         self.host = f"127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -121,8 +128,8 @@ class Server:
 def make_server():
     servers = []
 
-    def make():
-        servers.append(Server())
+    def make(tls=None):
+        servers.append(Server(tls))
         return servers[-1]
 
     yield make

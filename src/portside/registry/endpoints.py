@@ -176,7 +176,10 @@ def _entry(url: str, table: Mapping[str, Any], host: str, config: RegistryConfig
     where = f"{directory / 'hosts.toml'}: {url[:100]}"
     if "://" not in url:
         url = ("http://" if is_loopback(url.partition("/")[0]) else "https://") + url
-    origin_of(url)
+    try:
+        origin_of(url)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{where}: {error}") from error
     address = urlsplit(url).netloc.rpartition("@")[2]
     path = urlsplit(url).path.rstrip("/")
     if not _boolean(table, "override_path", where) and not path.endswith("/v2"):

@@ -59,7 +59,7 @@ class Transport:
         self._config = config
         self._authorizer = Authorizer(endpoint, credentials, self._token_request)
         self._lock = threading.Lock()
-        self._pools: dict[tuple[bool, str], urllib3.PoolManager] = {}
+        self._pools: dict[tuple[bool, str, str], urllib3.PoolManager] = {}
 
     def request(
         self, method: str, path: str, *, scopes: frozenset[str] = frozenset(), query: Mapping[str, str] | None = None,
@@ -166,16 +166,18 @@ class Transport:
         proxies = {} if is_loopback(host) or proxy_bypass(host) else getproxies()
         proxy = proxies.get(scheme, "")
         with self._lock:
-            pool = self._pools.get((own, proxy))
+            pool = self._pools.get((own, scheme, proxy))
             if pool is None:
-                pool = self._pools[own, proxy] = self._make_pool(own, proxy)
+                pool = self._pools[own, scheme, proxy] = self._make_pool(own, scheme, proxy)
             return pool
 
-    def _make_pool(self, own: bool, proxy: str) -> urllib3.PoolManager:
+    def _make_pool(self, own: bool, scheme: str, proxy: str) -> urllib3.PoolManager:
         options: dict[str, Any] = {
             "timeout": urllib3.Timeout(connect=self.endpoint.dial_timeout, read=self._config.read_timeout),
-            "retries": False, "maxsize": 16, "blocksize": _BLOCK, "ssl_context": self._tls(own),
+            "retries": False, "maxsize": 16, "blocksize": _BLOCK,
         }  # fmt: skip
+        if scheme == "https":
+            options["ssl_context"] = self._tls(own)
         return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
 
     def _tls(self, own: bool) -> ssl.SSLContext:
@@ -189,6 +191,7 @@ class Transport:
         except (OSError, ssl.SSLError) as error:
             raise errors.InvalidArgument(f"certificates for {self.endpoint.host}: {error}") from error
         if self.endpoint.skip_verify and own:
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # it was asked for
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
