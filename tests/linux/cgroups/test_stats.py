@@ -29,7 +29,7 @@ V2 = {
     "pids.max": "max\n",
     "cpu.stat": "usage_usec 100\nuser_usec 60\nsystem_usec 40\nnr_periods 5\nnr_throttled 1\nthrottled_usec 7\n"
     "nr_bursts 2\nburst_usec 9\nunheard_of 1\n",
-    "cpu.pressure": "some avg10=0.50 avg60=1.25 avg300=0.00 total=1234\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=5\n",
+    "cpu.pressure": "some avg10=0.50 avg60=1.25 avg300=0.00 total=1234\nfull avg10=0.00 avg60=0.00 avg300=0 total=5\n",
     "memory.current": "4096\n",
     "memory.max": "8192\n",
     "memory.peak": "5000\n",
