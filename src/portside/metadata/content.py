@@ -113,6 +113,10 @@ class BlobKeeper:
                 )  # fmt: skip
                 await self.db.write(lambda tx: tx.delete(CONTENT, scope, digest))
 
+    def doom(self, digest: Digest) -> None:
+        """Let ``collect`` look at a blob that may be nobody's."""
+        self._doomed.add(digest)
+
     async def collect(self) -> list[str]:
         """Delete the bytes that nobody has any more; the failures, which are tried again the next time."""
         failures = []
@@ -446,7 +450,12 @@ class Writer:
             tx.emit(namespace, "/content/create", "containerd.events.ContentCreate", fields)
             return True
 
-        if not await self._keeper.db.write(change):
+        try:
+            fresh = await self._keeper.db.write(change)
+        except PortsideError:
+            self._keeper.doom(digest)
+            raise
+        if not fresh:
             raise AlreadyExists(f"blob {digest}: already exists")
 
     async def _disk(self, size: int) -> DiskIngest:
