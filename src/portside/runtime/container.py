@@ -208,14 +208,14 @@ class Container:
         if score is not None:
             maker.set_oom_score_adj(child.pid, score)
         while True:
-            kind, _, fd = maker.next_message(child.channel)
+            kind, _, fd = child.message()
             if kind == dialogue.READY:
                 return
             if kind == dialogue.MAP_IDS:
                 self._map_ids(child)
             elif kind == dialogue.HOOKS:
                 self._run_hooks(("prestart", "createRuntime"), "creating", child.pid)
-                child.channel.send(dialogue.HOOKS_DONE)
+                maker.tell(child.channel, dialogue.HOOKS_DONE)
             elif kind == dialogue.CONSOLE and fd >= 0:
                 self.init.console = fd
             else:
@@ -226,7 +226,7 @@ class Container:
             ns.write_id_maps(child.pid, self._spec.uid_map, self._spec.gid_map, deny_setgroups=os.geteuid() != 0)
         except OSError as error:
             raise RuntimeFailure.of("map user and group ids", error) from error
-        child.channel.send(dialogue.IDS_MAPPED)
+        maker.tell(child.channel, dialogue.IDS_MAPPED)
 
     def _close_console(self) -> None:
         if self.init.console >= 0:
@@ -316,14 +316,14 @@ class Container:
     def _await_exec(self, child: maker.Child, made: Process, undo: maker.Undo) -> None:
         """Answer the new process until its execve has succeeded."""
         while True:
-            kind, _, fd = maker.next_message(child.channel)
+            kind, _, fd = child.message()
             if kind == dialogue.READY:
                 break
             if kind != dialogue.CONSOLE or fd < 0:
                 raise RuntimeFailure("", reason=f"unexpected message {kind!r}")
             made.console = fd
             undo.push(os.close, fd)
-        child.channel.send(dialogue.START)
+        maker.tell(child.channel, dialogue.START)
         try:
             kind, payload, _ = child.channel.receive()
         except dialogue.PeerGone:
@@ -380,11 +380,11 @@ class Container:
         running = self._channel is None and not pidfds.wait_exit(self._pidfd, 0)
         if running and not force:
             raise FailedPrecondition(f"delete container {self.id}: it is running")
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
         try:
             self.cgroup.kill(signals.SIGKILL)
+            if self._channel is not None:
+                self._channel.close()  # after the kill: at the end of file it would leave by itself
+                self._channel = None
             # A namespace's init ends only when all others in it have ended, so nothing of ours runs after this.
             pidfds.wait_exit(self._pidfd)
             self.cgroup.remove()

@@ -49,10 +49,11 @@ class PeerGone(Exception):
 class Channel:
     """One end. ``receive`` and ``send`` block; the owner closes it."""
 
-    __slots__ = ("_socket",)
+    __slots__ = ("_joined", "_socket")
 
     def __init__(self, socket: _socket.socket) -> None:
         self._socket = socket
+        self._joined = False
 
     def fileno(self) -> int:
         """The descriptor, for polling and for keeping it open."""
@@ -86,12 +87,15 @@ class Channel:
             raise PeerGone
         return data[:1], data[1:], received
 
-    def expect(self, kind: bytes) -> bytes:
-        """The payload of the next message, which must be of this kind."""
-        found, payload, _ = self.receive()
-        if found != kind:
-            raise RuntimeFailure("read from the other side", reason=f"unexpected message {found!r}")
-        return payload
+    def expect(self, kind: bytes) -> None:
+        """Wait for a message of this kind. JOINED, which is sent unasked, may come before it and counts for ever."""
+        while not (kind == JOINED and self._joined):
+            found, _, _ = self.receive()
+            self._joined = self._joined or found == JOINED
+            if found == kind:
+                return
+            if found != JOINED:
+                raise RuntimeFailure("read from the other side", reason=f"unexpected message {found!r}")
 
     def close(self) -> None:
         """Close this end; the other side sees the end of file."""

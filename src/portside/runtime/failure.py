@@ -28,15 +28,19 @@ class RuntimeFailure(PortsideError):
     @classmethod
     def of(cls, step: str, error: OSError, path: str = "") -> Self:
         """The failure of ``step`` for an error of the kernel; chain it with ``from``."""
-        return cls(step, path or _name(error), error.errno or 0, "" if error.errno else str(error))
+        number = error.errno or 0
+        text, kernel = error.strerror or str(error), os.strerror(number)
+        call, found, rest = text.partition(f": {kernel}")
+        if found:  # from ``linux.syscalls``: the call stands in front, what the kernel explained behind
+            return cls(step, path or call, number, kernel.lower() + rest)
+        if text != kernel:
+            return cls(step, path, number, text)
+        return cls(step, path or _name(error.filename), number)
 
     def within(self, step: str) -> RuntimeFailure:
         """The same failure seen from outside: ``step`` in front."""
         return RuntimeFailure(f"{step}: {self.step}" if self.step else step, self.path, self.errno, self.reason)
 
 
-def _name(error: OSError) -> str:
-    if error.filename is not None:
-        return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
-    text = error.strerror or ""
-    return text.rpartition(": ")[0] if "(" in text else ""
+def _name(filename: object) -> str:
+    return os.fsdecode(filename) if isinstance(filename, str | bytes) else ""

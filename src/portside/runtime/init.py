@@ -65,21 +65,6 @@ class Launch:
         return [self.rootfs_fd, *joined, *sources]
 
 
-class _Waiter:
-    """Waits for JOINED once, whoever asks first."""
-
-    __slots__ = ("_channel", "_joined")
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._joined = False
-
-    def __call__(self) -> None:
-        if not self._joined:
-            self._channel.expect(dialogue.JOINED)
-            self._joined = True
-
-
 def leave(channel: Channel, error: BaseException) -> NoReturn:
     """Tell the maker why, and end this process."""
     try:
@@ -114,14 +99,15 @@ def _run(launch: Launch, channel: Channel) -> None:
         channel.expect(dialogue.IDS_MAPPED)
         become_namespace_root()
     join_namespaces(launch.joins)
-    joined = _Waiter(channel)
-    _fresh_namespaces(launch, joined)
-    root = roots.Root(-1, "user" in spec.namespaces, "cgroup" in spec.namespaces, launch.cgroup, joined)
+    _fresh_namespaces(launch, channel)
+    root = roots.Root(
+        "user" in spec.namespaces, "cgroup" in spec.namespaces, launch.cgroup, lambda: channel.expect(dialogue.JOINED)
+    )
     if launch.fresh & ns.CLONE_NEWNS:
         _file_system(launch, channel, root)
     else:
         _shared_file_system(launch, channel)
-    joined()
+    channel.expect(dialogue.JOINED)
     inside = os.open("/", O_PATH | os.O_DIRECTORY)
     launch.program.settle(inside, True, root.proc)
     root.close()
@@ -157,11 +143,11 @@ def join_namespaces(joins: list[tuple[int, int]]) -> None:
             raise RuntimeFailure.of("join namespace", error) from error
 
 
-def _fresh_namespaces(launch: Launch, joined: _Waiter) -> None:
+def _fresh_namespaces(launch: Launch, channel: Channel) -> None:
     """What clone3 could not do at once, and first things in those that it made."""
     spec = launch.spec
     if launch.fresh & ns.CLONE_NEWCGROUP:
-        joined()  # its root is the group that we are in at this moment
+        channel.expect(dialogue.JOINED)  # its root is the group that we are in at this moment
         ns.unshare(ns.CLONE_NEWCGROUP)
     if launch.fresh & ns.CLONE_NEWTIME:
         _time_namespace(spec.time_offsets)
@@ -327,6 +313,8 @@ def between(launch: Launch, channel: Channel) -> NoReturn:
         launch.stdio = (0, 1, 2)
         process.close_all_but([0, 1, 2, channel.fileno(), *launch.descriptors()])
         join_namespaces(launch.joins)
+        if any(kind == ns.CLONE_NEWUSER for _, kind in launch.joins):
+            become_namespace_root()
         launch.joins = []
         flags = clone_flags(launch.fresh)
         pid, _ = ns.clone3(flags | ns.CLONE_PARENT)

@@ -56,22 +56,30 @@ class Undo:
 class Child:
     """A process that was cloned and is not yet the program. ``between``: the process that made it, to be reaped."""
 
-    __slots__ = ("between", "channel", "pid", "pidfd")
+    __slots__ = ("_early", "between", "channel", "pid", "pidfd")
 
     def __init__(self, pid: int, pidfd: int, channel: Channel) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.channel = channel
         self.between: tuple[int, int] | None = None
+        self._early: list[tuple[bytes, bytes, int]] = []
 
     def adopt(self) -> None:
         """What was cloned is a process in between: wait for the pid of the real child, and reap the former."""
         if self.between is None:
             self.between = (self.pid, self.pidfd)
         self.pid = self.pidfd = -1
-        pid = int(receive(self.channel, dialogue.PID))
+        # The real child talks as well as soon as it is there.
+        while (message := next_message(self.channel))[0] != dialogue.PID:
+            self._early.append(message)
+        pid = int(message[1])
         self.pid, self.pidfd = pid, pidfds.pidfd_open(pid)
         self._reap_between()
+
+    def message(self) -> tuple[bytes, bytes, int]:
+        """The child's next message; see :func:`next_message`."""
+        return self._early.pop(0) if self._early else next_message(self.channel)
 
     def _reap_between(self) -> None:
         if self.between is not None:
@@ -88,6 +96,9 @@ class Child:
             _kill(self.between[1])
             self._reap_between()
             self._find_child()
+        for _, _, fd in self._early:
+            if fd >= 0:
+                os.close(fd)
         self.channel.close()
         if self.pidfd >= 0:
             _kill(self.pidfd)
@@ -140,16 +151,6 @@ def spawn(run: Callable[[Channel], object], flags: int, cgroup_fd: int = -1) -> 
     return Child(pid, pidfd, ours)
 
 
-def receive(channel: Channel, kind: bytes) -> bytes:
-    """The payload of the next message, which must be of ``kind``; a failure that arrives instead is raised."""
-    found, payload, fd = next_message(channel)
-    if fd >= 0:
-        os.close(fd)
-    if found != kind:
-        raise RuntimeFailure("", reason=f"unexpected message {found!r}")
-    return payload
-
-
 def next_message(channel: Channel) -> tuple[bytes, bytes, int]:
     """(kind, payload, descriptor or -1); FAILED is raised, an end of file is a failure too."""
     try:
@@ -159,6 +160,17 @@ def next_message(channel: Channel) -> tuple[bytes, bytes, int]:
     if kind == dialogue.FAILED:
         raise dialogue.decode_failure(payload)
     return kind, payload, fd
+
+
+def tell(channel: Channel, kind: bytes) -> None:
+    """Send a message; if the child has gone instead of waiting for it, its failure is raised."""
+    try:
+        channel.send(kind)
+    except PeerGone:
+        while True:
+            _, _, fd = next_message(channel)
+            if fd >= 0:
+                os.close(fd)
 
 
 def open_stdio(stdin: int, stdout: int, stderr: int) -> tuple[tuple[int, int, int], list[int]]:
@@ -197,7 +209,7 @@ def join_cgroup(cgroup: Cgroup, child: Child, cloned: bool, beside: int = 0) -> 
         cgroup.attach(child.pid, cloned=cloned, beside=beside)
     except OSError as error:
         raise RuntimeFailure.of("join control groups", error) from error
-    child.channel.send(dialogue.JOINED)
+    tell(child.channel, dialogue.JOINED)
 
 
 def set_oom_score_adj(pid: int, value: int) -> None:

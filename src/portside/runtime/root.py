@@ -40,9 +40,9 @@ class Root:
     __slots__ = ("_proc", "_proc_attached", "cgroup", "cgroup_namespace", "fd", "joined", "late", "user_namespace")
 
     def __init__(
-        self, fd: int, user_namespace: bool, cgroup_namespace: bool, cgroup: Cgroup, joined: Callable[[], None]
+        self, user_namespace: bool, cgroup_namespace: bool, cgroup: Cgroup, joined: Callable[[], None]
     ) -> None:
-        self.fd = fd
+        self.fd = -1
         self.user_namespace = user_namespace
         self.cgroup_namespace = cgroup_namespace
         self.cgroup = cgroup
@@ -115,9 +115,14 @@ def attach_root(fd: int, place: int) -> None:
 
 def pivot(root: int) -> None:
     """Make ``root`` the root and let go of the old one; the working directory is the new ``/`` then."""
-    os.fchdir(root)
-    # The old root ends up stacked on the new one at the same place, so no directory has to be made for it.
-    m.pivot_root(".", ".")
+    old = os.open("/", O_PATH | os.O_DIRECTORY)
+    try:
+        os.fchdir(root)
+        # The old root ends up stacked on the new one at the same place, so no directory has to be made for it.
+        m.pivot_root(".", ".")
+        os.fchdir(old)
+    finally:
+        os.close(old)
     # What is unmounted now must not be unmounted for those whom the old tree propagates to.
     m.mount("", ".", "", m.MS_SLAVE | m.MS_REC)
     m.umount2(".", m.MNT_DETACH)

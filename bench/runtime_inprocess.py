@@ -1,0 +1,161 @@
+"""Our OCI runtime in this process against ``runc run`` and ``runc exec``: same bundle, same run, taking turns.
+
+The bundle is what clients ask for by default: overlay root, nine mounts and devices, masked and read-only paths, 14
+capabilities, no_new_privileges, the default seccomp profile, one limit.
+
+Usage: python -m bench.runtime_inprocess [ROUNDS]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.measure import HEAD, Row, alternate, command
+from portside.linux import mount
+from portside.oci.seccomp_default import default_profile
+from portside.runtime.container import Container, Stdio
+
+_CAPABILITIES = [
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
+    "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+]  # fmt: skip
+_MASKED = [
+    "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
+    "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/sys/devices/virtual/powercap", "/proc/scsi",
+]  # fmt: skip
+_READONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def _mount(destination: str, fstype: str, *options: str) -> dict[str, Any]:
+    return {"destination": destination, "type": fstype, "source": fstype, "options": list(options)}
+
+
+def default_spec(*args: str) -> dict[str, Any]:
+    """What clients ask for by default."""
+    return {
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": list(args),
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+            "cwd": "/",
+            "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), _CAPABILITIES),
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+            "noNewPrivileges": True,
+        },
+        "root": {"path": "rootfs"},
+        "hostname": "bench",
+        "mounts": [
+            _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
+            _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+            _mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+            _mount("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", "size=65536k"),
+            _mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
+            _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
+            _mount("/run", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+        ],
+        "linux": {
+            "resources": {"devices": [{"allow": False, "access": "rwm"}]},
+            "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")],
+            "maskedPaths": _MASKED,
+            "readonlyPaths": _READONLY,
+            "seccomp": default_profile(_CAPABILITIES, _ARCHITECTURES[platform.machine()]),
+        },
+    }
+
+
+@contextlib.contextmanager
+def bundle(directory: Path, overlay: bool) -> Iterator[tuple[Path, list[tuple[str, str]]]]:
+    """A bundle with busybox in its root, and the options of an overlay over the same files."""
+    root = directory / "rootfs"
+    for name in ("bin", "proc", "sys", "dev", "run", "etc"):
+        (root / name).mkdir(parents=True)
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "bin/busybox").write_bytes(Path("/bin/busybox").read_bytes())
+    (root / "bin/busybox").chmod(0o755)
+    for name in ("true", "sh", "sleep"):
+        (root / "bin" / name).symlink_to("busybox")
+    for name in ("upper", "work"):
+        (directory / name).mkdir()
+    options = [(f"{name}dir", str(directory / name)) for name in ("upper", "work")]
+    yield directory, [("lowerdir", str(root)), *options]
+
+
+def run_ours(path: Path, spec: dict[str, Any], overlay: list[tuple[str, str]], cache: str) -> None:
+    """Overlay made, container created, started, awaited, deleted, overlay gone."""
+    rootfs = mount.new_mount("overlay", overlay)
+    try:
+        container = Container.create("bench", str(path), spec, Stdio(), rootfs_fd=rootfs, cache_dir=cache)
+        container.start()
+        os.waitid(os.P_PIDFD, container.init.pidfd, os.WEXITED)
+        os.close(container.init.pidfd)
+        container.delete()
+    finally:
+        os.close(rootfs)
+
+
+def exec_ours(container: Container, process: dict[str, Any]) -> None:
+    """One process run to its end in ``container``."""
+    made = container.exec(process, Stdio())
+    os.waitid(os.P_PIDFD, made.pidfd, os.WEXITED)
+    os.close(made.pidfd)
+
+
+def measure(rounds: int) -> list[Row]:
+    """All rows of this module."""
+    with tempfile.TemporaryDirectory(prefix="portside-bench-") as name, bundle(Path(name), True) as (path, overlay):
+        spec = default_spec("/bin/true")
+        (path / "config.json").write_text(json.dumps(spec))
+        runc = ("runc", "--root", f"{name}/runc")
+        run = alternate(
+            [
+                lambda: run_ours(path, copy.deepcopy(spec), overlay, f"{name}/cache"),
+                command(*runc, "run", "--bundle", name, "portside-bench"),
+            ],
+            rounds,
+        )
+        idle = default_spec("/bin/sleep", "1000")
+        container = Container.create("idle", name, idle, Stdio(), cache_dir=f"{name}/cache")
+        container.start()
+        (path / "config.json").write_text(json.dumps(idle))
+        subprocess.run([*runc, "run", "-d", "--bundle", name, "portside-idle"], check=True, stdin=subprocess.DEVNULL,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        try:
+            into = alternate(
+                [
+                    lambda: exec_ours(container, spec["process"]),
+                    command(*runc, "exec", "portside-idle", "/bin/true"),
+                ],
+                rounds,
+            )
+        finally:
+            subprocess.run([*runc, "delete", "-f", "portside-idle"], check=True)
+            container.kill(9)
+            os.waitpid(container.init.pid, 0)
+            container.delete()
+    return [
+        Row("create, start, exit, delete, in process", "runc run", *run, "ms", 0.25),
+        Row("exec and exit, in process", "runc exec", *into, "ms"),
+    ]
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 30
+    print(HEAD)
+    for row in measure(rounds):
+        print(row.markdown())
+
+
+if __name__ == "__main__":
+    main()
