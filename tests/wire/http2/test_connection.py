@@ -255,6 +255,9 @@ def test_nothing_follows_a_failure() -> None:
     theirs = server()
     events = theirs.receive_data(headers(1, end=True) + frame(SETTINGS, 0, 1) + headers(3, end=True))
     assert kinds(events) == [HeadersReceived, ConnectionFailed]
+    with pytest.raises(LocalProtocolError):
+        theirs.send_headers(1, RESPONSE)
+    assert theirs.open_streams == theirs.unsent == 0
     theirs.close()
     assert [each.kind for each in frames(theirs.data_to_send())] == [GOAWAY]
     assert theirs.going_away

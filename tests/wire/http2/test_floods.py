@@ -120,6 +120,19 @@ def reset_of_nothing() -> Iterator[bytes]:
         yield rst(1)
 
 
+def empty_data_on_a_dead_stream() -> Iterator[bytes]:
+    """The stream was malformed, so we have reset it; what comes for it is ignored, but not forever."""
+    yield headers(1, TRAILERS)
+    while True:
+        yield data(1)
+
+
+def headers_on_a_dead_stream() -> Iterator[bytes]:
+    yield headers(1, TRAILERS)
+    while True:
+        yield headers(1)
+
+
 FLOODS: list[Callable[[], Iterator[bytes]]] = [
     rapid_reset,
     refused,
@@ -134,6 +147,8 @@ FLOODS: list[Callable[[], Iterator[bytes]]] = [
     priority_flood,
     unknown_flood,
     reset_of_nothing,
+    empty_data_on_a_dead_stream,
+    headers_on_a_dead_stream,
 ]
 
 

@@ -14,6 +14,7 @@ class ServerLimits:
     __slots__ = (
         "handshake_timeout",
         "http2",
+        "linger",
         "max_assembling",
         "max_backlog",
         "max_connections",
@@ -33,6 +34,7 @@ class ServerLimits:
         max_unsent: int = 32 << 20,
         write_high: int = 256 << 10,
         handshake_timeout: float = 20.0,
+        linger: float = 1.0,
     ) -> None:
         self.http2 = http2
         """Of each connection."""
@@ -50,3 +52,5 @@ class ServerLimits:
         """Written and not taken by the socket; beyond it a handler that streams is suspended."""
         self.handshake_timeout = handshake_timeout
         """Until a new connection has shown that it speaks HTTP/2."""
+        self.linger = linger
+        """For a client to read our last words and close, once a connection is over."""

@@ -24,7 +24,7 @@ class Link:
     """Owns ``sock`` (connected, made non-blocking here) until ``close``.
 
     ``on_data`` gets each piece received, never empty. ``on_lost`` is called once, with the error or None, when the peer
-    has closed, the socket failed, or ``close_when_sent`` has done its work; not after ``close``. ``on_drained`` is
+    has closed, the socket failed, or ``finish`` is complete; not after ``close``. ``on_drained`` is
     called when the socket has taken a backlog.
     """
 
@@ -47,6 +47,7 @@ class Link:
         self._size = _SMALL
         self._closing = False
         self._reading = True
+        self._deadline: asyncio.TimerHandle | None = None
         self.backlog = 0
         """Bytes written and not yet taken by the socket."""
         loop.add_reader(self._fd, self._readable)
@@ -71,6 +72,8 @@ class Link:
             return
         if not data:
             self._lose(None)
+            return
+        if self._closing:
             return
         self._size = _LARGE if len(data) == self._size else _SMALL
         self._on_data(data)
@@ -120,7 +123,7 @@ class Link:
             return
         self._loop.remove_writer(self._fd)
         if self._closing:
-            self._lose(None)
+            self._shut_down()
         else:
             self._on_drained()
 
@@ -136,14 +139,25 @@ class Link:
             self._reading = True
             self._loop.add_reader(self._fd, self._readable)
 
-    def close_when_sent(self) -> None:
-        """Close once all that was written is with the socket; nothing more is read or written."""
-        if self._fd < 0:
+    def finish(self, linger: float) -> None:
+        """Close gracefully: what was written goes out, then only the sending side ends until the peer has closed too.
+
+        What the peer still sends is dropped. A socket that is closed with unread input, or while its peer writes, can
+        cost the peer our last words. After ``linger`` seconds it is closed in any case.
+        """
+        if self._fd < 0 or self._closing:
             return
         self._closing = True
-        self.pause_reading()
+        self._deadline = self._loop.call_later(linger, self._lose, None)
+        self.resume_reading()
         if not self._pending:
-            self._lose(None)
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self._lose(error)
 
     def close(self) -> None:
         """Close now; what was not sent is lost. May be called again."""
@@ -152,6 +166,8 @@ class Link:
             return
         self._loop.remove_reader(fd)
         self._loop.remove_writer(fd)
+        if self._deadline is not None:
+            self._deadline.cancel()
         self._pending.clear()
         self.backlog = 0
         self._sock.close()

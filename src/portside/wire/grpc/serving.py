@@ -33,7 +33,7 @@ from portside.wire.grpc.protocol import (
 )
 from portside.wire.grpc.service import Framed
 from portside.wire.http2.connection import H2Connection
-from portside.wire.http2.errors import CANCEL, NO_ERROR, LocalProtocolError
+from portside.wire.http2.errors import CANCEL, INTERNAL_ERROR, NO_ERROR, LocalProtocolError
 from portside.wire.http2.events import (
     ConnectionFailed,
     DataReceived,
@@ -88,8 +88,11 @@ class Connection:
         self._busy = True
         try:
             self._take(data)
-        finally:
-            self._busy = False
+        except Exception:
+            _log.exception("a connection ends: a defect of ours")
+            self._h2.close(INTERNAL_ERROR)
+            self._end_gracefully()
+        self._busy = False
         self.flush()
 
     def _take(self, data: bytes) -> None:
@@ -113,7 +116,7 @@ class Connection:
             elif kind is ConnectionFailed:
                 assert isinstance(event, ConnectionFailed)
                 _log.info("a connection ends: the client broke a rule of HTTP/2: %s", event.error)
-                self._close_when_sent()
+                self._end_gracefully()
 
     def _on_headers(self, event: HeadersReceived) -> None:
         stream_id = event.stream_id
@@ -142,6 +145,8 @@ class Connection:
 
     def _refuse(self, stream_id: int, head: Head) -> None:
         """Answer a request that no handler gets."""
+        if not self._h2.is_open(stream_id):  # reset by what came behind it
+            return
         if head.http_status is not None:
             self._h2.send_headers(stream_id, [(b":status", head.http_status)], True)
         else:
@@ -341,7 +346,8 @@ class Connection:
 
     def _answer(self, call: ServerCall, response: Any) -> None:
         """The unary answer and its status."""
-        if call.done:
+        if call.done or not self._h2.is_open(call.stream_id):
+            self._remove(call)
             return
         try:
             payload = call.method.response.SerializeToString(response)
@@ -408,7 +414,8 @@ class Connection:
 
     def _finish(self, call: ServerCall, code: int = 0, message: str = "") -> None:
         """Send the status; the call is over."""
-        if call.done:
+        if call.done or not self._h2.is_open(call.stream_id):
+            self._remove(call)
             return
         trailers = _OK_FIELDS if not code else _status_fields(code, message)
         try:
@@ -475,14 +482,13 @@ class Connection:
 
     def _close_if_drained(self) -> None:
         if self._draining and self._h2.drained and not self._link.closed:
-            self._close_when_sent()
+            self._end_gracefully()
 
-    def _close_when_sent(self) -> None:
+    def _end_gracefully(self) -> None:
         """Close once the client has been told why, or soon if it does not listen."""
         self._end_calls()
         self._link.write(self._h2.buffers_to_send())
-        self._handshake = self.loop.call_later(self.limits.handshake_timeout, self.close)
-        self._link.close_when_sent()
+        self._link.finish(self.limits.linger)
 
     def close(self) -> None:
         """End now: calls are cancelled, the client gets a GOAWAY if its socket takes it."""

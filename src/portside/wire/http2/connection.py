@@ -13,11 +13,14 @@ The library below is not for browsers: no push, no priorities, no upgrade from H
 
 - **Blame.** What we do wrong raises LocalProtocolError and sends nothing. What the peer does wrong on a stream ends
   that stream (RST_STREAM is queued, StreamReset with ``by_peer=False`` tells); on the connection it queues GOAWAY,
-  and ConnectionFailed is the last event ever. The states of a stream are a table in ``states.py``.
+  ConnectionFailed is the last event ever, and all streams are over. The states of a stream are a table (``states.py``).
 - **Flow control out.** ``send_data`` takes all it gets and keeps what the windows forbid. It says so: a writer that
   heeds its result (False: wait for StreamWritable) makes a slow reader slow itself and not our memory full.
 - **Flow control in.** Each DataReceived counts against the windows until ``acknowledge``. Not acknowledging is how a
   slow consumer slows its peer. A stream that ends, or is reset, is acknowledged as a whole.
+- **Batches.** ``receive_data`` judges all bytes before it returns. A stream may be over when its first event is read,
+  since a later one in the same list resets it: ask ``is_open`` before sending in reply, or be ready for
+  LocalProtocolError.
 - **Limits.** All in ``limits.Limits``; what exceeds one gets the reaction documented there.
 - **Interleaving.** After any call, bytes may be waiting in ``data_to_send()``; bytes of different streams may be mixed.
 """
@@ -47,7 +50,7 @@ from portside.wire.http2.frames import (
 from portside.wire.http2.hpack import encode
 from portside.wire.http2.limits import Limits
 from portside.wire.http2.receiving import _DRAIN_PING, Receiving
-from portside.wire.http2.sending import Stream
+from portside.wire.http2.sending import RESET_BY_US, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,8 +67,8 @@ class H2Connection(Receiving):
     """One side of one connection.
 
     Both roles: ``receive_data``, ``data_to_send`` or ``buffers_to_send``, ``send_headers``, ``send_data``,
-    ``acknowledge``, ``reset_stream``, ``waiting``, ``ping``, ``close``. Clients: ``open_stream``, ``can_open_stream``.
-    Servers: ``send_response``, ``drain``. ``peer`` has the settings of the other side.
+    ``acknowledge``, ``reset_stream``, ``is_open``, ``waiting``, ``ping``, ``close``. Clients: ``open_stream``,
+    ``can_open_stream``. Servers: ``send_response``, ``drain``. ``peer`` has the settings of the other side.
     """
 
     def __init__(self, client: bool, limits: Limits = _DEFAULTS, clock: Callable[[], float] = monotonic) -> None:
@@ -95,6 +98,8 @@ class H2Connection(Receiving):
             self._feed(data, events)
         except RemoteProtocolError as error:
             self._failed = True
+            for stream in list(self._streams.values()):
+                self._drop(stream, RESET_BY_US)
             debug = str(error).encode() if error.code == ENHANCE_YOUR_CALM else b""
             self._out.append(goaway(self._last_stream_id, error.code, debug))
             events.append(ConnectionFailed(error))

@@ -228,6 +228,7 @@ class Receiving(Sending):
         stream = self._streams.get(stream_id)
         if stream is None:
             if self.client or not stream_id & 1:
+                self._spend("ignored")
                 self._judge_missing(stream_id, "HEADERS")
             else:
                 self._on_request(headers, end_stream, stream_id, events)
@@ -255,6 +256,7 @@ class Receiving(Sending):
     def _on_request(self, headers: Headers, end_stream: int, stream_id: int, events: list[Event]) -> None:
         """The first header list of a stream of the client (section 5.1.1)."""
         if stream_id <= self._last_stream_id:
+            self._spend("ignored")
             self._judge_missing(stream_id, "HEADERS")
             return
         if self._goaway_sent is not None and stream_id > self._goaway_sent:
@@ -318,6 +320,8 @@ class Receiving(Sending):
             if not stream_id:
                 raise RemoteProtocolError("DATA on stream 0")
             self._replenish()
+            if not size:
+                self._spend("empty")
             self._judge_missing(stream_id, "DATA")
             return
         if flags & PADDED:

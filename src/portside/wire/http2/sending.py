@@ -227,6 +227,10 @@ class Sending:
             return 0
         return sum(len(item) for item in stream.queue if isinstance(item, memoryview))
 
+    def is_open(self, stream_id: int) -> bool:
+        """Whether the stream is in use: both sides may have ended it if its last data still waits for flow control."""
+        return stream_id in self._streams
+
     @property
     def unsent(self) -> int:
         """Bytes of all streams that wait for flow control."""
