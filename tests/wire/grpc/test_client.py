@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from portside.errors import (
     Unknown,
 )
 from portside.wire.grpc.client import Channel
+from portside.wire.grpc.server import GrpcServer
 from portside.wire.status import error_of
-from tests.wire.grpc.servers import SERVERS, SERVICE, Probe
+from tests.wire.grpc.answers import ANSWERS, FAILURES, serve
+from tests.wire.grpc.servers import SERVERS, SERVICE, Probe, our_methods
 
 SPECIAL = "\t\ntest with whitespace\r\nand Unicode BMP ☺ and non-BMP 😈\t\n"
 
@@ -339,3 +342,108 @@ async def test_the_peers_limit_on_streams_is_kept(tmp_path: Path, probe: Probe) 
             call.cancel()
         assert await channel.unary(SERVICE + "Unary", b"room again", None, timeout=20) == b"room again"
         await channel.close()
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_an_answer(tmp_path: Path, name: str) -> None:
+    assert await one(tmp_path, ANSWERS[name]) == b"yes"
+
+
+@pytest.mark.parametrize("name", FAILURES)
+async def test_a_failure(tmp_path: Path, name: str) -> None:
+    answer, kind, _ = FAILURES[name]
+    with pytest.raises(kind if name not in BREAKS_THE_CONNECTION else Unavailable):
+        await one(tmp_path, answer)
+
+
+BREAKS_THE_CONNECTION = {
+    "a frame too large",
+    "a header block broken",
+    "an index without entry",
+    "CONTINUATION of nothing",
+    "a block not continued",
+    "headers without end",
+    "more padding than content",
+    "an empty padded frame",
+    "a short RST_STREAM",
+}
+"""Here the connection fails, and with it all its calls; the blocking client has but one and blames the server."""
+
+
+async def one(path: Path, answer: bytes) -> bytes:
+    """A call whose answer is ``answer``; it is the same for further attempts."""
+    join = serve(path / "s", *[[answer]] * 6)
+    channel = Channel(str(path / "s"))
+    try:
+        return await channel.unary("/t.S/M", b"q", None, timeout=20)
+    finally:
+        await channel.close()
+        await asyncio.to_thread(join)
+
+
+async def test_a_silent_server_is_found_out(tmp_path: Path) -> None:
+    """It takes the call and then says nothing, not even to a PING."""
+    taken: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_unix_server(lambda _, writer: taken.append(writer), tmp_path / "s")
+    channel = Channel(str(tmp_path / "s"), keepalive=0.05)
+    with pytest.raises(Unavailable, match="PING"):
+        await channel.unary(SERVICE + "Unary", b"", None, timeout=20)
+    await channel.close()
+    for writer in taken:
+        writer.close()
+    server.close()
+
+
+@pytest.mark.parametrize("server", SERVERS)
+async def test_keepalive_leaves_a_living_server_alone(tmp_path: Path, probe: Probe, server: str) -> None:
+    async with SERVERS[server](str(tmp_path / "s"), probe):
+        channel = Channel(str(tmp_path / "s"), keepalive=0.3)
+        with pytest.raises(DeadlineExceeded):
+            await channel.unary(SERVICE + "Unary", ask(wait=True), None, timeout=1)
+        assert await channel.unary(SERVICE + "Unary", b"fine", None, timeout=20) == b"fine"
+        await channel.close()
+
+
+async def test_a_server_that_drains_loses_no_call(tmp_path: Path, probe: Probe) -> None:
+    first, second = GrpcServer(our_methods(probe)), GrpcServer(our_methods(probe))
+    await first.listen_unix(tmp_path / "s")
+    channel = Channel(str(tmp_path / "s"))
+    async with channel.stream(SERVICE + "Bidi", None, timeout=20) as call:
+        await call.send(b"before")
+        assert await call.recv() == b"before"
+        draining = asyncio.ensure_future(first.drain(20))
+        await call.send(b"meanwhile")
+        assert await call.recv() == b"meanwhile"
+        await second.listen_unix(tmp_path / "s")
+        assert await channel.unary(SERVICE + "Unary", b"elsewhere", None, timeout=20) == b"elsewhere"
+        await call.done_writing()
+        assert await call.recv() is None
+    await draining
+    await channel.close()
+    await second.drain(0)
+
+
+async def test_a_server_that_dies_fails_its_calls_once(tmp_path: Path, probe: Probe) -> None:
+    server = GrpcServer(our_methods(probe))
+    await server.listen_unix(tmp_path / "s")
+    channel = Channel(str(tmp_path / "s"))
+    calls = [asyncio.ensure_future(channel.unary(SERVICE + "Unary", ask(wait=True), None)) for _ in range(3)]
+    await probe.wait(probe.entered)
+    await server.drain(0)
+    for call in calls:
+        with pytest.raises(PortsideError):
+            await call
+    with pytest.raises(Unavailable):
+        await channel.unary(SERVICE + "Unary", b"", None, timeout=20)
+    await channel.close()
+
+
+async def test_tcp(probe: Probe) -> None:
+    server = GrpcServer(our_methods(probe))
+    listener = socket.create_server(("127.0.0.1", 0))
+    await server.listen(listener)
+    for address in (f"127.0.0.1:{listener.getsockname()[1]}", f"tcp://127.0.0.1:{listener.getsockname()[1]}"):
+        channel = Channel(address)
+        assert await channel.unary(SERVICE + "Unary", b"tcp", None, timeout=20) == b"tcp"
+        await channel.close()
+    await server.drain(0)

@@ -437,15 +437,20 @@ class _Line:
             message = bytes(held[start + 5 : end])
             start = end
             if packed:
-                from portside.wire.grpc.protocol import decompress
-
                 try:
-                    message = decompress(message, MAX_MESSAGE)
+                    message = self._unpack(message)
                 except PortsideError as error:
                     self._end(error, cancel=True)
                     return
             self.messages.append(message)
         del held[:start]
+
+    def _unpack(self, message: bytes) -> bytes:
+        if self._head is None or self._head.get(b"grpc-encoding") != b"gzip":
+            raise Internal("a compressed message without a grpc-encoding that we know")
+        from portside.wire.grpc.protocol import decompress
+
+        return decompress(message, MAX_MESSAGE)
 
     def _headers(self, flags: int, stream_id: int, block: bytes) -> None:
         if len(block) > _MAX_BLOCK:
