@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from portside.errors import (
     DeadlineExceeded,
@@ -27,6 +29,7 @@ from portside.errors import (
 )
 from portside.wire.grpc import blocking
 from portside.wire.grpc.blocking import BlockingChannel
+from portside.wire.http2 import hpack
 from portside.wire.http2.frames import FRAME_HEADER, PREFACE, goaway, settings, window_update
 from portside.wire.status import error_of
 from tests.wire.grpc.answers import ANSWERS, FAILURES, GOOD, HEAD, data, headers, serve
@@ -265,6 +268,27 @@ def test_a_head_that_the_oracle_reads() -> None:
         ("content-type", "application/grpc"), ("te", "trailers"), ("grpc-accept-encoding", "identity,gzip"),
         ("user-agent", "portside"), ("containerd-namespace", "x" * 200),
     ]  # fmt: skip
+
+
+FIELDS = st.lists(
+    st.tuples(
+        st.sampled_from([b"grpc-status", b"content-type", b":status", b"x", b"server", b"a" * 200]),
+        st.sampled_from([b"", b"0", b"200", b"application/grpc"]) | st.binary(max_size=150),
+    )
+)
+
+
+@given(FIELDS | st.binary(max_size=40))
+def test_what_is_read_without_the_decoder_is_what_it_reads(block: list[tuple[bytes, bytes]] | bytes) -> None:
+    raw = block if isinstance(block, bytes) else hpack.encode(block)
+    quick = blocking._plain_fields(raw)
+    if quick is not None:
+        assert tuple(quick) == hpack.Decoder().decode(raw).fields
+
+
+def test_what_our_server_sends_is_read_without_the_decoder() -> None:
+    for block in (HEAD, GOOD, b"\x20" + HEAD):
+        assert blocking._plain_fields(block) is not None
 
 
 def test_light() -> None:
