@@ -9,8 +9,9 @@ from portside.content.blobs import BlobStore
 from portside.core.snapshots import SnapshotDriver
 from portside.errors import InvalidArgument
 from portside.metadata.background import Background
+from portside.metadata.blobs import BlobKeeper
 from portside.metadata.containers import Containers
-from portside.metadata.content import BlobKeeper, Content
+from portside.metadata.content import Content
 from portside.metadata.database import Database
 from portside.metadata.gc import Collector, Report
 from portside.metadata.images import Images

@@ -1,0 +1,154 @@
+"""The blob store as the metadata keeps it: who may have a blob, and when its bytes go.
+
+A blob is on disk once. A namespace has it when there is a record, made by commit. Commit renames the blob first and
+records it last; removal takes the record first and the bytes later (``BlobKeeper.collect``), when no namespace has a
+record. Both hold the digest's lock, so that bytes that have just been promised to somebody do not go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeVar
+
+from portside.content.blobs import BlobStore
+from portside.core.work import in_thread
+from portside.errors import NotFound, PortsideError
+from portside.metadata.background import Background
+from portside.metadata.database import Database
+from portside.metadata.records import Scope
+from portside.metadata.schema import CONTENT, INGESTS
+from portside.metadata.state import Effect
+from portside.oci.digest import Digest
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_BATCH = 64
+"""Blobs deleted at a time."""
+
+
+class BlobKeeper:
+    """The blob store, with a lock per digest and the list of what may have become garbage on disk."""
+
+    def __init__(self, db: Database, blobs: BlobStore, background: Background) -> None:
+        self.db, self.blobs, self.background = db, blobs, background
+        self.open_refs: set[tuple[str, str]] = set()
+        """Namespace and ref of every writer that is open now."""
+        self._locks: dict[Digest, tuple[asyncio.Lock, int]] = {}
+        self._doomed: set[Digest] = set()
+        self._doomed_ingests: set[str] = set()
+        db.published.append(self._watch)
+
+    @contextlib.asynccontextmanager
+    async def locked(self, digest: Digest | None) -> AsyncIterator[None]:
+        """Hold the digest's lock; None locks nothing."""
+        if digest is None:
+            yield
+            return
+        lock, users = self._locks.get(digest, (asyncio.Lock(), 0))
+        self._locks[digest] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[digest]
+            if users == 1:
+                del self._locks[digest]
+            else:
+                self._locks[digest] = (lock, users - 1)
+
+    async def reconcile(self) -> None:
+        """Compare disk and records after a start, perhaps after a crash.
+
+        Blobs and ingests that no record knows are marked for ``collect``. A record whose blob is not there, or not of
+        the recorded size, is removed with a warning, so that a pull fetches the blob again.
+        """
+        sizes = await in_thread(lambda: dict(self.blobs.digests()))
+        self._doomed.update(digest for digest in sizes if not self._is_wanted(digest))
+        state = self.db.state
+        for scope in list(state.scopes(CONTENT)):
+            for info in list(state.rows(CONTENT, scope).values()):
+                if sizes.get(info.digest) != info.size:
+                    await self._drop_damaged(scope, info.digest)
+        keys = await in_thread(self.blobs.keys)
+        known = self._ingest_keys()
+        self._doomed_ingests.update(key for key in keys if key not in known)
+
+    async def _drop_damaged(self, scope: Scope, digest: Digest) -> None:
+        async with self.locked(digest):
+            size = await in_thread(self.blobs.size, digest)
+            info = self.db.state.get(CONTENT, scope, digest)
+            if info is not None and size != info.size:
+                log.error(
+                    "blob %s of namespace %s is damaged: %s bytes on disk, %d recorded; forgotten, to be fetched again",
+                    digest, scope[0], "no" if size is None else size, info.size,
+                )  # fmt: skip
+                await self.db.write(lambda tx: tx.delete(CONTENT, scope, digest))
+
+    def doom(self, digest: Digest) -> None:
+        """Let ``collect`` look at a blob that may be nobody's."""
+        self._doomed.add(digest)
+
+    async def collect(self) -> list[str]:
+        """Delete the bytes that nobody has any more; the failures, which are tried again the next time."""
+        failures = []
+        doomed = sorted(self._doomed)
+        for start in range(0, len(doomed), _BATCH):
+            failures += await self._collect_blobs(doomed[start : start + _BATCH])
+        known = self._ingest_keys()
+        keys = [key for key in self._doomed_ingests if key not in known and not self.blobs.is_open(key)]
+        self._doomed_ingests.clear()
+        failed = await in_thread(_each, self._abort, keys)
+        self._doomed_ingests.update(failed)
+        return failures + list(failed.values())
+
+    async def _collect_blobs(self, digests: Sequence[Digest]) -> list[str]:
+        async with contextlib.AsyncExitStack() as stack:
+            for digest in digests:  # nobody else holds two of these locks, so the order does not matter
+                await stack.enter_async_context(self.locked(digest))
+            self._doomed.difference_update(digests)
+            unwanted = [digest for digest in digests if not self._is_wanted(digest)]
+            failed = await in_thread(_each, self.blobs.remove, unwanted)
+        self._doomed.update(failed)
+        return list(failed.values())
+
+    def _abort(self, key: str) -> None:
+        with contextlib.suppress(NotFound):
+            self.blobs.abort(key)
+
+    def _watch(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            if effect.new is None and effect.table is CONTENT:
+                self._doomed.add(Digest(effect.key))
+            elif effect.table is INGESTS and effect.old is not None:
+                self._doomed_ingests.add(effect.old.key)
+                if effect.old.shared_size and effect.old.expected:
+                    self._doomed.add(effect.old.expected)
+
+    def _is_wanted(self, digest: Digest) -> bool:
+        state = self.db.state
+        return any(digest in state.rows(CONTENT, scope) for scope in state.scopes(CONTENT)) or any(
+            ingest.shared_size and ingest.expected == digest
+            for scope in state.scopes(INGESTS)
+            for ingest in state.rows(INGESTS, scope).values()
+        )
+
+    def _ingest_keys(self) -> set[str]:
+        state = self.db.state
+        return {ingest.key for scope in state.scopes(INGESTS) for ingest in state.rows(INGESTS, scope).values()}
+
+
+def _each(work: Callable[[T], None], items: Sequence[T]) -> dict[T, str]:
+    """Do ``work`` for each of ``items``; those that failed, and why."""
+    failed = {}
+    for item in items:
+        try:
+            work(item)
+        except PortsideError as error:
+            failed[item] = str(error)
+            log.warning("collection: %s", error)
+    return failed
