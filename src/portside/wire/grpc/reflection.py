@@ -52,7 +52,7 @@ class Reflection:
             elif kind == "file_by_filename":
                 self._add_file(response, self._pool.FindFileByName(request.file_by_filename))
             elif kind == "file_containing_symbol":
-                self._add_file(response, self._pool.FindFileContainingSymbol(request.file_containing_symbol))
+                self._add_file(response, self._file_of(request.file_containing_symbol))
             elif kind == "all_extension_numbers_of_type":
                 self._pool.FindMessageTypeByName(request.all_extension_numbers_of_type)
                 response.all_extension_numbers_response.base_type_name = request.all_extension_numbers_of_type
@@ -64,6 +64,17 @@ class Reflection:
         except KeyError as error:
             response.error_response.error_code = _NOT_FOUND
             response.error_response.error_message = f"not found: {error.args[0]}"
+
+    def _file_of(self, symbol: str) -> Any:
+        """The file that defines ``symbol``; the pool does not find methods, so they are looked for in their service."""
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            service, _, method = symbol.rpartition(".")
+            found = self._pool.FindServiceByName(service)
+            if method not in found.methods_by_name:
+                raise
+            return found.file
 
     def _add_file(self, response: Any, file: Any) -> None:
         """The file and all that it imports, each once, the file itself first."""
