@@ -25,7 +25,7 @@ async def layer_of(lower, upper, *, compression="", epoch_ns=None):
     fds = [[os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in paths] for paths in (lower, upper)]
     out = os.memfd_create("layer")
     try:
-        compared = await compare_trees("compare", *fds, out, compression=compression, epoch_ns=epoch_ns)
+        compared = await compare_trees(*fds, out, compression=compression, epoch_ns=epoch_ns)
         assert compared.not_isolated == ()
         data = os.pread(out, compared.size + 1, 0)
     finally:
@@ -206,7 +206,7 @@ async def test_renamed_directories_are_refused(lower, tmp_path):
     upper = tmp_path / "upper"
     (upper / "moved").mkdir(parents=True)
     os.setxattr(upper / "moved", "trusted.overlay.redirect", b"d")
-    with pytest.raises(FailedPrecondition, match=r"^compare: a directory was renamed"):
+    with pytest.raises(FailedPrecondition, match=r"^compare snapshots: a directory was"):
         await layer_of([lower], [upper, lower])
 
 

@@ -70,16 +70,17 @@ class Compared:
 
 
 async def compare_trees(
-    step: str, lower: Sequence[int], upper: Sequence[int], out: int,
+    lower: Sequence[int], upper: Sequence[int], out: int,
     *, compression: str, epoch_ns: int | None = None, isolate: bool = True,
 ) -> Compared:  # fmt: skip
     """Write what the stack of directories ``upper`` changes over ``lower`` (descriptors, top first) to ``out`` as a
     layer.
 
-    All descriptors stay the caller's; who reads from ``out`` must do so meanwhile. ``step`` begins errors.
+    All descriptors stay the caller's; who reads from ``out`` must do so meanwhile. FailedPrecondition for snapshots
+    with renamed directories (``redirect_dir``).
     """
     answer = await run_worker(
-        step,
+        "compare snapshots",
         {"task": "compare", "lower": list(lower), "upper": list(upper), "out": out, "compression": compression,
          "epoch_ns": epoch_ns, "isolate": isolate},
         (*lower, *upper, out),

@@ -8,12 +8,16 @@ import os
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def sync_file_system(path: str | os.PathLike[str]) -> None:
-    """Write everything of the file system that holds ``path`` to disk; OSError also for writes that failed before."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync_file_system(place: int | str | os.PathLike[str]) -> None:
+    """Write everything of the file system that holds ``place`` (a directory, or its descriptor) to disk.
+
+    OSError also for writes that failed before.
+    """
+    fd = place if isinstance(place, int) else os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if _libc.syncfs(fd) != 0:
             number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), os.fspath(path))
+            raise OSError(number, os.strerror(number))
     finally:
-        os.close(fd)
+        if fd is not place:
+            os.close(fd)
