@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -107,7 +107,8 @@ class Marking:
 
     def __init__(self, state: State, now_ns: int, is_open: Callable[[str, str], bool]) -> None:
         self._state, self._now_ns, self._is_open = state, now_ns, is_open
-        self._marked: set[Node] = set()
+        # Keys by table and scope, not nodes: Python's own collector need not look at texts, and it stops everybody.
+        self._marked: defaultdict[tuple[Table[Any], Scope], set[str]] = defaultdict(set)
         self._flat: set[Node] = set()
         self._grey: list[Node] = []
         self._bearers: dict[Node, list[Node]] = {}
@@ -123,7 +124,7 @@ class Marking:
 
     def is_kept(self, node: Node) -> bool:
         """Whether it was reached so far, or a flat lease holds it."""
-        return node in self._marked or node in self._flat
+        return node[2] in self._marked[node[:2]] or node in self._flat
 
     def garbage(self, found: list[Node]) -> Iterator[None]:
         """Put all that is not kept into ``found``, referrers first; in steps, after ``advance`` is done."""
@@ -160,7 +161,7 @@ class Marking:
             if table is RESOURCES:
                 self._hold(scope, record, flat=self._is_flat(scope))
             elif table is CONTAINERS or table in _REMOVABLE:
-                self._marked.add((table, scope, key))
+                self._marked[table, scope].add(key)
                 self._grey.append((table, scope, key))
 
     def _run(self) -> Iterator[None]:
@@ -193,7 +194,7 @@ class Marking:
             if label.startswith(_BREF):
                 for target in _referred(label.replace("gc.bref.", "gc.ref.", 1), value, scope[0]):
                     self._bearers.setdefault(target, []).append(node)
-                    if target in self._marked:
+                    if target[2] in self._marked[target[:2]]:
                         self._mark(node)
 
     def _expires(self, end_ns: int) -> None:
@@ -201,8 +202,9 @@ class Marking:
             self.next_expiry_ns = end_ns
 
     def _mark(self, node: Node) -> None:
-        if node not in self._marked:
-            self._marked.add(node)
+        keys = self._marked[node[:2]]
+        if node[2] not in keys:
+            keys.add(node[2])
             self._grey.append(node)
 
     def _drain(self, deadline: float) -> bool:
