@@ -77,8 +77,8 @@ async def test_a_failed_create_leaves_nothing_and_can_be_repeated(engine: Engine
         await engine.supervisor.create(NAMESPACE, "c", b"{not json", {})
     with pytest.raises(NotFound):
         await engine.create("c", "true", io={"stdout": "/nowhere/fifo"})
-    await engine.run("c", "true")
-    assert (await engine.remove("c")).status == 0
+    task = await engine.run("c", "true")
+    assert (await task.wait()).status == 0
 
 
 async def test_exec_and_its_events(engine: Engine, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ async def test_a_log_with_a_vanished_reader_and_rotation(engine: Engine, tmp_pat
     assert (await task.wait()).status == 0
     kept = replay(tmp_path / "c.log.1") + replay(tmp_path / "c.log")
     whole = b"".join(b"%d\n" % number for number in range(1, 20001)) + b"end"
-    assert whole.endswith(kept) and len(kept) > 20_000
+    assert whole.endswith(kept) and len(kept) > 8_000
     assert (tmp_path / "c.log").stat().st_size <= 64 << 10
     await engine.supervisor.delete(task)
 

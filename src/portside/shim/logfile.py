@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 MAX_TEXT: Final = 16 << 10
 """Bytes of text in one line; a longer line of the container becomes several with tag P."""
-MIN_SIZE: Final = 4 << 10
-"""Smaller limits than this are raised to it."""
+MIN_SIZE: Final = 32 << 10
+"""Smaller limits than this are raised to it, so that every line fits."""
 
 
 class LogFile:
@@ -53,8 +53,15 @@ class LogFile:
 
     def write(self, records: bytes) -> None:
         """Append whole lines. A failure of the disk is counted, never raised: the container goes on."""
-        if self._max_size and self._size and self._size + len(records) > self._max_size:
-            self._rotate()
+        while self._max_size and self._size + len(records) > self._max_size:
+            fitting = records.rfind(b"\n", 0, max(0, self._max_size - self._size)) + 1
+            self._append(records[:fitting])
+            records = records[fitting:]
+            if not self._rotate():
+                break
+        self._append(records)
+
+    def _append(self, records: bytes) -> None:
         view = memoryview(records)
         try:
             while view:
@@ -84,20 +91,22 @@ class LogFile:
         self._fd = os.open(self._name, flags, 0o640, dir_fd=self._directory_fd)
         self._size = os.fstat(self._fd).st_size
 
-    def _rotate(self) -> None:
+    def _rotate(self) -> bool:
+        """Whether there is a new file now."""
         try:
             os.rename(self._name, f"{self._name}.1", src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
         except FileNotFoundError:
             pass  # Somebody moved it away; a new one is what they want.
         except OSError:
-            return  # Growing on is better than losing lines.
+            return False  # Growing on is better than losing lines.
         old = self._fd
         try:
             self._open()
         except OSError:
             self._fd = old
-        else:
-            os.close(old)
+            return False
+        os.close(old)
+        return self._size < self._max_size
 
 
 class LineWriter:

@@ -21,7 +21,9 @@ import ctypes
 import json
 import signal
 
+from portside.errors import PortsideError
 from portside.linux import process as linux
+from portside.linux.cgroups import Cgroup
 from portside.shim import outbox as outbox_module
 from portside.shim import service as service_module
 from portside.shim.loop import Loop
@@ -64,6 +66,10 @@ class Config:
 
 def prepare() -> None:
     """What all shims share and none should have to make: called by the zygote."""
+    try:
+        Cgroup.open("/portside")  # imports what this machine's layout needs, and remembers the layout
+    except PortsideError:
+        pass  # A machine without control groups says so when a container is made.
     outbox_module.prepare()
     service_module.prepare()
 
@@ -152,7 +158,8 @@ class Running:
 
 
 def _become_shim(config: Config, listener: int) -> None:
-    os.setsid()
+    if os.getsid(0) != os.getpid():
+        os.setsid()
     linux.set_child_subreaper()
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
