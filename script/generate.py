@@ -149,7 +149,7 @@ class _Package:
         done: set[str] = set()
         for name in sorted(self._messages):
             self._emit(name, module, lines, imports, done, ())
-        lines += ["", "SERVICES = {"]
+        lines += ["", "SERVICES: dict[str, dict[str, tuple[Table, Table, bool, bool]]] = {"]
         for full_name, service in sorted(self._services.items()):
             lines.append(f'    "{full_name}": {{')
             for method in service.method:
@@ -163,6 +163,8 @@ class _Package:
             "",
             "``SERVICES``: by service, then method: request, response, and whether client and server stream.",
             '"""',
+            "",
+            "from __future__ import annotations",
             "",
             "from portside.wire.codec import Table",
             *(f"from portside.wire.tables import {name}" for name in sorted(imports)),

@@ -27,7 +27,7 @@ from portside.errors import (
     Unimplemented,
     Unknown,
 )
-from portside.wire.grpc import blocking
+from portside.wire.grpc import plain_hpack
 from portside.wire.grpc.blocking import BlockingChannel
 from portside.wire.http2 import hpack
 from portside.wire.http2.frames import FRAME_HEADER, PREFACE, goaway, settings, window_update
@@ -262,7 +262,7 @@ def test_windows_that_are_shut(tmp_path: Path) -> None:
 def test_a_head_that_the_oracle_reads() -> None:
     from hpack import Decoder
 
-    block = blocking._head("/t.S/Method", (("containerd-namespace", "x" * 200),), None)
+    block = plain_hpack.request_head("/t.S/Method", (("containerd-namespace", "x" * 200),), None)
     assert Decoder().decode(block) == [
         (":method", "POST"), (":scheme", "http"), (":path", "/t.S/Method"), (":authority", "localhost"),
         ("content-type", "application/grpc"), ("te", "trailers"), ("grpc-accept-encoding", "identity,gzip"),
@@ -281,14 +281,14 @@ FIELDS = st.lists(
 @given(FIELDS | st.binary(max_size=40))
 def test_what_is_read_without_the_decoder_is_what_it_reads(block: list[tuple[bytes, bytes]] | bytes) -> None:
     raw = block if isinstance(block, bytes) else hpack.encode(block)
-    quick = blocking._plain_fields(raw)
+    quick = plain_hpack.plain_fields(raw)
     if quick is not None:
         assert tuple(quick) == hpack.Decoder().decode(raw).fields
 
 
 def test_what_our_server_sends_is_read_without_the_decoder() -> None:
     for block in (HEAD, GOOD, b"\x20" + HEAD):
-        assert blocking._plain_fields(block) is not None
+        assert plain_hpack.plain_fields(block) is not None
 
 
 def test_light() -> None:
