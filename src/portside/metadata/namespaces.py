@@ -80,7 +80,7 @@ class Namespaces:
                 raise NotFound(f"namespace {name!r}: not found")
             left = _left_in(tx, name)
             if left:
-                raise FailedPrecondition(f"namespace {name!r} must be empty, but it still has {', '.join(left)}")
+                raise FailedPrecondition(f"namespace {name!r} is not empty, it still has {', '.join(left)}")
             for lease in list(tx.rows(LEASES, (name,))):
                 remove_lease(tx, name, lease)
             for ref in list(tx.rows(INGESTS, (name,))):
