@@ -361,6 +361,14 @@ async def test_a_blob_that_a_crash_took_is_forgotten_and_can_be_had_again(backen
     assert backend.blobs.size(cut) == 3
 
 
+async def test_records_stay_where_all_blobs_are_gone(backend, services, caplog):
+    made = {await make(services, name, ROOT) for name in ("one", "two")}
+    for digest in made:
+        backend.blobs.path(digest).unlink()
+    await backend.metadata.reconcile()
+    assert await blobs(services) == made and "no blob at all" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

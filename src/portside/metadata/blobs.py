@@ -65,15 +65,19 @@ class BlobKeeper:
         """Compare disk and records after a start, perhaps after a crash.
 
         Blobs and ingests that no record knows are marked for ``collect``. A record whose blob is not there, or not of
-        the recorded size, is removed with a warning, so that a pull fetches the blob again.
+        the recorded size, is removed with a warning, so that a pull fetches the blob again; unless there is no blob
+        at all, which looks more like a disk that is not mounted.
         """
         sizes = await in_thread(lambda: dict(self.blobs.digests()))
         self._doomed.update(digest for digest in sizes if not self._is_wanted(digest))
         state = self.db.state
-        for scope in list(state.scopes(CONTENT)):
-            for info in list(state.rows(CONTENT, scope).values()):
-                if sizes.get(info.digest) != info.size:
-                    await self._drop_damaged(scope, info.digest)
+        records = [(scope, info) for scope in state.scopes(CONTENT) for info in state.rows(CONTENT, scope).values()]
+        if records and not sizes:
+            log.error("content store %s: there is no blob at all, and %d are recorded", self.blobs.root, len(records))
+            records = []
+        for scope, info in records:
+            if sizes.get(info.digest) != info.size:
+                await self._drop_damaged(scope, info.digest)
         keys = await in_thread(self.blobs.keys)
         known = self._ingest_keys()
         self._doomed_ingests.update(key for key in keys if key not in known)
