@@ -68,9 +68,12 @@ async def discover(introspection: Introspection) -> Places:
 
 
 def make_private(directory: str) -> str:
-    """A new directory below ``directory`` that only we can enter, whatever the umask; the caller removes it."""
+    """A new directory below ``directory`` that only we can enter, whatever the umask; the caller removes it.
+
+    Its name starts with our pid, so that what a crash leaves can be told from what is in use.
+    """
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    path = os.path.join(directory, secrets.token_hex(8))
+    path = os.path.join(directory, f"{os.getpid()}-{secrets.token_hex(6)}")
     os.mkdir(path, 0o700)
     return path
 
