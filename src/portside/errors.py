@@ -33,12 +33,20 @@ class NotFound(PortsideError):
     """The named object does not exist."""
 
 
+class CommandNotFound(NotFound):
+    """The command is not in the container."""
+
+
 class AlreadyExists(PortsideError):
     """The name is taken."""
 
 
 class PermissionDenied(PortsideError):
     """The caller, or we, may not do this."""
+
+
+class CommandNotExecutable(PermissionDenied):
+    """The command is in the container and cannot be executed."""
 
 
 class ResourceExhausted(PortsideError):

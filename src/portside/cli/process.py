@@ -59,7 +59,9 @@ class _Follower:
         self.container = self.exec = ""
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Remember who it is; show progress of a pull."""
+        """Remember who it is; show progress of a pull, and why nothing was started."""
+        if (exited := event.get("exited")) and exited["error"]:
+            print(f"portside: {exited['error']}", file=sys.stderr)
         if started := event.get("started"):
             self.container, self.exec = started["container"], started["exec"]
         elif (progress := event.get("progress")) and progress["stage"] == "resolving":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from portside.client.image_user import image_user
-from portside.client.run import Attached
+from portside.client.run import Attached, command_failure
 from portside.client.spec import ALL_CAPABILITIES, capability_sets, merge_env
 from portside.core.anymessage import PROCESS, AnyMessage
 from portside.core.containers import Container
@@ -45,12 +45,12 @@ async def exec_process(
     await services.tasks.exec(container.id, exec_id, spec, io)
     try:
         await services.tasks.start(container.id, exec_id)
-    except BaseException:
+    except BaseException as error:
         try:
             await services.tasks.delete(container.id, exec_id)
         except PortsideError:
             pass
-        raise
+        raise command_failure(error) from error
     return exec_id
 
 

@@ -15,6 +15,7 @@ from portside.core.containers import Container
 from portside.core.images import Image
 from portside.core.services import Services
 from portside.core.tasks import Exit, TaskIO
+from portside.errors import CommandNotExecutable, CommandNotFound, NotFound, PermissionDenied
 
 MAX_LOG = 64 << 20
 """Bytes of a log before it is rotated; one older file is kept."""
@@ -55,10 +56,19 @@ async def run(
     io = stream_io(places, made.container, options.tty, attached, keep_log=not remove)
     try:
         pid = await start(services, made.container, io, made.rootfs)
-    except BaseException:
+    except BaseException as error:
         await discard(services, made.container)
-        raise
+        raise command_failure(error) from error
     return Running(made.container, pid)
+
+
+def command_failure(error: BaseException) -> BaseException:
+    """What the failure of a start says of the command, if it is about that: everything else was looked up before."""
+    if isinstance(error, NotFound):
+        return CommandNotFound(str(error))
+    if isinstance(error, PermissionDenied):
+        return CommandNotExecutable(str(error))
+    return error
 
 
 def stream_io(

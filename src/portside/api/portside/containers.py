@@ -32,7 +32,7 @@ from portside.core.images import Image
 from portside.core.services import Backend, Services
 from portside.core.tasks import Exit
 from portside.engine.autoremove import AutoRemove
-from portside.errors import InvalidArgument, NotFound
+from portside.errors import CommandNotExecutable, CommandNotFound, InvalidArgument, NotFound, PortsideError
 from portside.oci.platform import Platform
 from portside.oci.reference import Reference
 from portside.wire.grpc.service import Call
@@ -62,7 +62,11 @@ class ContainerVerbs:
             yield _started(made, 0)
             return
         attached = None if request.detach else _attached(request.streams)
-        running = await run(services, self._places, image, options, attached=attached, remove=request.remove)
+        try:
+            running = await run(services, self._places, image, options, attached=attached, remove=request.remove)
+        except (CommandNotFound, CommandNotExecutable) as error:
+            yield _not_started(error)
+            return
         ending = self._auto_remove.watch(services, running.container) if request.remove else None
         await _resize(services, running, request.streams)
         yield _started(running.container, running.pid)
@@ -94,7 +98,11 @@ class ContainerVerbs:
             request.privileged,
         )  # fmt: skip
         attached = None if request.detach else _attached(request.streams)
-        exec_id = await exec_process(services, container, options, attached)
+        try:
+            exec_id = await exec_process(services, container, options, attached)
+        except (CommandNotFound, CommandNotExecutable) as error:
+            yield _not_started(error)
+            return
         if request.streams.terminal and request.streams.width:
             await quietly(services.tasks.resize(container.id, request.streams.width, request.streams.height, exec_id))
         yield pb.RunEvent(started=pb.Started(container=container.id, name=name_of(container), exec=exec_id))
@@ -238,6 +246,10 @@ def _started(container: Container, pid: int) -> pb.RunEvent:
 
 def _exited(ended: Exit) -> pb.RunEvent:
     return pb.RunEvent(exited=pb.Exited(status=ended.status, exited_ns=ended.exited_ns))
+
+
+def _not_started(error: PortsideError) -> pb.RunEvent:
+    return pb.RunEvent(exited=pb.Exited(status=127 if isinstance(error, NotFound) else 126, error=str(error)))
 
 
 def _wants_terminal(container: Container) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from portside.cli.options import Option, Verb
 
 TYPE_CHECKING = False
@@ -48,6 +50,8 @@ def run(context: Context, values: dict[str, Any], arguments: list[str]) -> int:
     from portside.cli.door import Door
 
     with Door(context) as door:
-        for _ in door.stream("Exec", request):
-            pass
+        for event in door.stream("Exec", request):
+            if exited := event.get("exited"):
+                print(f"portside exec: {exited['error']}", file=sys.stderr)
+                return int(exited["status"])
     return 0

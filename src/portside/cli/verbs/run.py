@@ -107,6 +107,9 @@ def _detached(context: Context, request: dict[str, Any]) -> int:
             if started := event.get("started"):
                 print(started["container"])
                 return 0
+            if exited := event.get("exited"):
+                print(f"portside run: {exited['error']}", file=sys.stderr)
+                return int(exited["status"])
             if (progress := event.get("progress")) and progress["stage"] == "resolving":
                 print(f"{progress['object']}: not here, pulling", file=sys.stderr)
     raise Unavailable(f"run {request['image']}: the daemon ended the call before the container was started")
