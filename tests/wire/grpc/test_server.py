@@ -29,6 +29,14 @@ OK, CANCELLED, UNKNOWN, INVALID, DEADLINE, NOT_FOUND = range(6)
 EXHAUSTED, UNIMPLEMENTED, INTERNAL = 8, 12, 13
 
 
+class Number(Bytes):
+    """A message that not all bytes are."""
+
+    @classmethod
+    def FromString(cls, raw: bytes) -> Number:
+        return cls(b"%d" % int(raw))
+
+
 class Service:
     """Handlers of every kind; what they did is recorded."""
 
@@ -47,6 +55,8 @@ class Service:
         return [
             row("echo"),
             row("echo_inline", inline=True),
+            Method("/t.S/number", Number, Bytes, self.echo),
+            Method("/t.S/number_inline", Number, Bytes, self.echo_inline, inline=True),
             row("waits_inline", inline=True),
             row("fails"),
             row("fails_inline", inline=True),
@@ -238,6 +248,9 @@ HEADS = [
      PREFIX.pack(1, 15) + gzip.compress(b"x" * 50)[:15], INTERNAL),
     ("compressed", request(ECHO, (b"grpc-encoding", b"gzip")),
      PREFIX.pack(1, len(gzip.compress(b"hello", mtime=0))) + gzip.compress(b"hello", mtime=0), OK),
+    ("not what the message class takes", request("/t.S/number"), GOOD, INTERNAL),
+    ("not what the message class takes, inline", request("/t.S/number_inline"), GOOD, INTERNAL),
+    ("what the message class takes", request("/t.S/number_inline"), frame(b"5"), OK),
     ("too large", request(ECHO), PREFIX.pack(0, 100_001), EXHAUSTED),
     ("as large as allowed", request("/t.S/collect"), frame(bytes(100_000)), OK),
     ("too large after decompression", request(ECHO, (b"grpc-encoding", b"gzip")),

@@ -210,7 +210,8 @@ async def test_h2load(path: Path, tmp_path: Path, shape: list[str]) -> None:
 @pytest.mark.parametrize(
     "options",
     [[], ["-b", "16"], ["--continuation"], ["-w", "1"], ["-W", "1"], ["--hexdump"], ["-H", f"x: {'y' * 20000}"],
-     ["--header-table-size=0"], ["--header-table-size=100", "--header-table-size=4096"], ["--encoder-header-table-size=0"]],
+     ["--header-table-size=0"], ["--header-table-size=100", "--header-table-size=4096"],
+     ["--encoder-header-table-size=0"]],
     ids=lambda options: options[0][:25] if options else "plain",
 )  # fmt: skip
 async def test_nghttp(tmp_path: Path, options: list[str]) -> None:

@@ -268,4 +268,4 @@ def test_the_cache_of_blocks_is_bounded() -> None:
     for number in range(1000):
         decoder.decode(encode([(b"number", b"%d" % number)]))
     decoder.decode(encode([(b"large", b"x" * 3000)]))
-    assert len(decoder._seen) <= 128
+    assert len(decoder.seen) <= 128

@@ -79,54 +79,38 @@ def _unknown(path: bytes, methods: Mapping[bytes, Method]) -> errors.Unimplement
     return errors.Unimplemented(f"unknown service {service}")
 
 
+def undecodable(method: Method, error: Exception) -> errors.Internal:
+    """For a request that its class does not take: google.protobuf's DecodeError, or that of another serializer."""
+    return errors.Internal(f"{method.path}: the request cannot be decoded: {error}")
+
+
 class ServerCall:
     """The ``Call`` that handlers get. Beyond it: ``set_header``, ``compress``, ``request_compressed``."""
 
-    __slots__ = (
-        "compressed",
-        "connection",
-        "deadline",
-        "done",
-        "ended",
-        "head",
-        "head_sent",
-        "headers",
-        "message",
-        "messages",
-        "method",
-        "reader",
-        "request_compressed",
-        "room",
-        "stream_id",
-        "task",
-        "timer",
-        "trailers",
-        "unacknowledged",
-        "waiter",
-    )
+    # Defaults of the class: most calls never set these, and there are many calls.
+    deadline: float | None = None
+    done = False  # the status is sent, or nobody waits for it
+    ended = False  # the client has ended its side
+    head_sent = False
+    compressed = False
+    request_compressed = False
+    """Whether the request that the handler has (the latest, of a stream) came compressed."""
+    reader: MessageReader | None = None
+    message: tuple[int, bytes] | None = None  # the request of a client that does not stream
+    messages: deque[tuple[int, bytes]] | None = None
+    unacknowledged = 0
+    waiter: asyncio.Future[None] | None = None  # of a handler that waits for requests
+    room: asyncio.Future[None] | None = None  # of a handler that waits to write
+    task: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+    headers: list[tuple[str, str | bytes]] | None = None
+    trailers: list[tuple[str, str | bytes]] | None = None
 
     def __init__(self, connection: Connection, stream_id: int, head: Head, method: Method) -> None:
         self.connection = connection
         self.stream_id = stream_id
         self.head = head
         self.method = method
-        self.deadline: float | None = None
-        self.done = False  # the status is sent, or nobody waits for it
-        self.ended = False  # the client has ended its side
-        self.head_sent = False
-        self.compressed = False
-        self.request_compressed = False
-        """Whether the request that the handler has (the latest, of a stream) came compressed."""
-        self.reader: MessageReader | None = None
-        self.message: tuple[int, bytes] | None = None  # the request of a client that does not stream
-        self.messages: deque[tuple[int, bytes]] | None = None
-        self.unacknowledged = 0
-        self.waiter: asyncio.Future[None] | None = None  # of a handler that waits for requests
-        self.room: asyncio.Future[None] | None = None  # of a handler that waits to write
-        self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.headers: list[tuple[str, str | bytes]] | None = None
-        self.trailers: list[tuple[str, str | bytes]] | None = None
 
     @property
     def metadata(self) -> Mapping[str, str | bytes]:
@@ -163,8 +147,8 @@ class ServerCall:
             data = decompress(data, self.connection.limits.max_message_size)
         try:
             return self.method.request.FromString(data)
-        except Exception as error:  # google.protobuf's DecodeError, or that of another serializer
-            raise errors.Internal(f"{self.method.path}: the request cannot be decoded: {error}") from error
+        except Exception as error:
+            raise undecodable(self.method, error) from error
 
     async def requests(self) -> AsyncIterator[Any]:
         """The requests of a client that streams; taking one gives the client credit to send more."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 
 _SMALL = 64 << 10
@@ -78,10 +78,21 @@ class Link:
         self._size = _LARGE if len(data) == self._size else _SMALL
         self._on_data(data)
 
-    def write(self, buffers: Iterable[Buffer]) -> None:
+    def write(self, buffers: list[Buffer]) -> None:
         """Send these, now as far as the socket takes them. They must not change until ``backlog`` is 0."""
         if self._fd < 0 or self._closing:
             return
+        if len(buffers) == 1 and not self._pending:  # most answers are one buffer, and go at once
+            try:
+                sent = self._sock.send(buffers[0])
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self._lose(error)
+                return
+            if sent == len(buffers[0]):
+                return
+            buffers = [memoryview(buffers[0])[sent:]]
         if self._pending:
             for buffer in buffers:
                 self._pending.append(buffer)

@@ -143,18 +143,19 @@ class Decoder:
         self._table_size = 0
         self._limit = 4096
         self._must_shrink = False
-        self._seen: dict[bytes, Headers] = {}
+        self.seen: dict[bytes, Headers] = {}
+        """Blocks decoded while the dynamic table was as it is now."""
 
     def allow(self, table_size: int) -> None:
         """The peer has acknowledged this SETTINGS_HEADER_TABLE_SIZE: its next block must fit it (section 4.2)."""
         self.max_table_size = table_size
         if self._limit > table_size:
             self._must_shrink = True
-            self._seen.clear()
+            self.seen.clear()
 
     def decode(self, block: bytes) -> Headers:
         """The header list of one whole block."""
-        seen = self._seen.get(block)
+        seen = self.seen.get(block)
         if seen is not None:
             return seen
         try:
@@ -163,11 +164,11 @@ class Decoder:
             raise RemoteProtocolError("a header block that ends in the middle", COMPRESSION_ERROR) from None
         headers = Headers(tuple(fields), size)
         if changed:
-            self._seen.clear()
+            self.seen.clear()
         elif len(block) <= _MAX_CACHED_BLOCK:
-            if len(self._seen) >= _MAX_CACHED:
-                self._seen.clear()
-            self._seen[block] = headers
+            if len(self.seen) >= _MAX_CACHED:
+                self.seen.clear()
+            self.seen[block] = headers
         return headers
 
     def _fields(self, block: bytes) -> tuple[list[Field], int, bool]:

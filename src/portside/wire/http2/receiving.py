@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 
 _DRAIN_PING = b"drain\0\0\0"
 _SETTINGS_ACK = frame(SETTINGS, ACK, 0, b"")
+_STATE_OF_REQUEST = (states.OPEN, states.HALF_CLOSED_REMOTE)  # by END_STREAM
 _unpack = FRAME_HEADER.unpack_from
 
 
@@ -198,6 +199,25 @@ class Receiving(Sending):
             self._fragments_size = len(block)
             self._continued = (stream_id, flags)
             return
+        headers = self._decoder.seen.get(block)
+        if (
+            headers is not None
+            and headers.checked == REQUEST  # so it was taken before, and is well-formed
+            and headers.content_length < 0
+            and stream_id > self._last_stream_id
+            and stream_id & 1
+            and self._goaway_sent is None
+            and len(self._streams) < self.limits.max_concurrent_streams
+        ):
+            # The way of nearly all requests; what differs goes through the same judgements one by one.
+            self._last_stream_id = stream_id
+            end_stream = flags & END_STREAM
+            stream = self._streams[stream_id] = Stream(
+                stream_id, _STATE_OF_REQUEST[end_stream], self._stream_window, self.peer.initial_window
+            )
+            stream.head = True
+            events.append(HeadersReceived(stream_id, headers, bool(end_stream), False))
+            return
         self._on_block(block, flags & END_STREAM, stream_id, events)
 
     def _on_continuation(
@@ -272,7 +292,7 @@ class Receiving(Sending):
             raise RemoteProtocolError("less content than content-length says", PROTOCOL_ERROR, stream_id)
         stream = Stream(
             stream_id,
-            states.HALF_CLOSED_REMOTE if end_stream else states.OPEN,
+            _STATE_OF_REQUEST[end_stream],
             self._stream_window,
             self.peer.initial_window,
         )

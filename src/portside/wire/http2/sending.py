@@ -7,6 +7,7 @@ yet allow waits here in a queue of its stream, as the buffers that were given, u
 from __future__ import annotations
 
 from collections import deque
+from struct import Struct
 
 from portside.wire.http2 import states
 from portside.wire.http2.errors import LocalProtocolError
@@ -67,18 +68,33 @@ class PeerSettings:
 class Stream:
     """One stream in use. Windows are what may still be sent in that direction; they can be negative."""
 
-    __slots__ = ("credit", "expected", "head", "id", "queue", "send_window", "state", "unread", "window")
+    # Defaults of the class: a short call never sets them.
+    credit = 0  # acknowledged by the reader, not yet announced to the peer
+    unread = 0  # received, not yet acknowledged by the reader
+    expected = -1  # bytes of content still to come by content-length, -1 where it is not known
+    head = False  # the request, or the final response, has come
+    queue: deque[memoryview | tuple[bytes, bool] | bytes] | None = None
 
     def __init__(self, stream_id: int, state: int, window: int, send_window: int) -> None:
         self.id = stream_id
         self.state = state
         self.window = window
         self.send_window = send_window
-        self.credit = 0  # acknowledged by the reader, not yet announced to the peer
-        self.unread = 0  # received, not yet acknowledged by the reader
-        self.expected = -1  # bytes of content still to come by content-length, -1 where it is not known
-        self.head = False  # the request, or the final response, has come
-        self.queue: deque[memoryview | tuple[bytes, bool] | bytes] | None = None
+
+
+class _Layout:
+    """How a whole answer is packed, for one pair of sizes of its blocks: before the data, and after it."""
+
+    __slots__ = ("after", "before", "head_word", "trailers_word")
+
+    def __init__(self, head: int, trailers: int) -> None:
+        self.before = Struct(f">IBI{head}sIBI").pack
+        self.after = Struct(f">IBI{trailers}s").pack
+        self.head_word = head << 8 | HEADERS
+        self.trailers_word = trailers << 8 | HEADERS
+
+
+_LAYOUTS: dict[tuple[int, int], _Layout] = {}
 
 
 class Sending:
@@ -186,13 +202,14 @@ class Sending:
             return sent
         self._sent_something = True
         self._send_window -= size
+        sizes = (len(head), len(trailers))
+        layout = _LAYOUTS.get(sizes)
+        if layout is None:
+            layout = _LAYOUTS[sizes] = _Layout(*sizes)
         self._out.append(
-            _pack(len(head) << 8 | HEADERS, END_HEADERS, stream_id)
-            + head
-            + _pack(size << 8 | DATA, 0, stream_id)
+            layout.before(layout.head_word, END_HEADERS, stream_id, head, size << 8 | DATA, 0, stream_id)
             + data
-            + _pack(len(trailers) << 8 | HEADERS, END_HEADERS | END_STREAM, stream_id)
-            + trailers
+            + layout.after(layout.trailers_word, END_HEADERS | END_STREAM, stream_id, trailers)
         )
         del self._streams[stream_id]
         self._unread -= stream.unread
