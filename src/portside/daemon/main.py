@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -41,12 +42,23 @@ async def _serve(config: DaemonConfig) -> None:
     host = await Host.start(config)
     try:
         log.info("serving on %s", config.socket)
+        _calm_collector()
         notify("READY=1")
         await ending.wait()
         notify("STOPPING=1")
         log.info("ending; containers go on")
     finally:
         await host.stop(DRAIN)
+
+
+def _calm_collector() -> None:
+    """What is loaded now stays: Python's cycle collector need not look at it again, nor so often at the rest.
+
+    With a hundred thousand records a full round stops every call for 50 ms.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
 
 
 def _set_oom_score(score: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterator
 
@@ -11,7 +12,7 @@ from portside.convert.records import content_info_from_pb, content_info_to_pb, i
 from portside.core.content import ContentReader, ContentStore, ContentWriter
 from portside.core.services import Backend
 from portside.core.work import in_thread
-from portside.errors import InvalidArgument, OutOfRange
+from portside.errors import InvalidArgument, OutOfRange, from_oserror
 from portside.oci.digest import Digest
 from portside.wire.grpc.service import Call, Framed
 from portside.wire.pb.containerd.services.content.v1 import content_pb2 as pb
@@ -156,14 +157,23 @@ def _window(request: pb.ReadContentRequest, size: int) -> tuple[int, int]:
     return request.offset, end
 
 
-async def _read(reader: ContentReader, offset: int, size: int) -> bytes:
+async def _read(reader: ContentReader, offset: int, size: int) -> bytes | memoryview:
     fd = reader.fileno()
     if fd < 0:
         return await reader.read(offset, size)
-    return await in_thread(os.pread, fd, size, offset)
+    buffer = bytearray(size)
+    try:
+        # What is in the page cache is read at once: a thread would cost more than the read.
+        return memoryview(buffer)[: os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)]
+    except BlockingIOError:
+        return await in_thread(os.pread, fd, size, offset)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise from_oserror(error, f"read blob at {offset}") from error
+        return await in_thread(os.pread, fd, size, offset)
 
 
-def _framed(offset: int, data: bytes) -> Framed:
+def _framed(offset: int, data: bytes | memoryview) -> Framed:
     """A ReadContentResponse without copying the data: field 1 (offset) as protobuf writes it, then field 2's header."""
     head = pb.ReadContentResponse(offset=offset).SerializeToString() + b"\x12" + _varint(len(data))
     return Framed((head, data))
