@@ -749,3 +749,12 @@ async def test_many_calls_at_once(served: Served) -> None:
         assert [each.messages for each in answers] == [[(0, b"%d" % number)] for number in range(50)]
     for client in clients:
         client.writer.close()
+
+
+async def test_a_client_that_is_gone_when_it_is_accepted_is_forgotten(served: Served) -> None:
+    for _ in range(3):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(os.fspath(served.path))  # and closed before the loop sees it
+    async with await served.connect() as later:
+        assert (await later.call(ECHO, b"x")).status == OK
+        assert served.server.statistics()["connections"] == 1

@@ -93,7 +93,9 @@ class GrpcServer:
             if len(self._connections) >= self.limits.max_connections:
                 sock.close()
                 continue
-            self._connections.add(Connection(self, sock))
+            connection = Connection(self, sock)
+            self._connections.add(connection)
+            connection.start()
 
     def forget(self, connection: Connection) -> None:
         """For connections: this one is over."""

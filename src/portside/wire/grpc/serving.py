@@ -76,6 +76,9 @@ class Connection:
         self._draining = False
         self._link = Link(self.loop, sock, self._on_data, self._on_lost, self._on_drained)
         self._handshake: asyncio.TimerHandle | None = self.loop.call_later(self.limits.handshake_timeout, self.close)
+
+    def start(self) -> None:
+        """Greet the client; once the server knows of us, since a client that has gone already ends us here."""
         self.flush()
 
     @property
