@@ -16,7 +16,7 @@ from portside.client.remove import remove_log
 from portside.core.containers import Container
 from portside.core.tasks import Process, Status, TaskIO
 from portside.errors import FailedPrecondition
-from portside.shim.logfile import LineWriter, LogFile
+from portside.shim.logfile import MIN_SIZE, LineWriter, LogFile
 from portside.shim.sinks import split_uri
 
 
@@ -73,8 +73,8 @@ async def test_tail_and_times(tmp_path: Path) -> None:
 
 
 async def test_rotated_log_comes_first(tmp_path: Path) -> None:
-    pieces = [("stdout", b"%06d" % number + b"." * 90 + b"\n") for number in range(60)]
-    write(tmp_path / "log", *pieces, max_size=4096)
+    pieces = [("stdout", b"%06d" % number + b"." * 1000 + b"\n") for number in range(60)]
+    write(tmp_path / "log", *pieces, max_size=MIN_SIZE)
     assert (tmp_path / "log.1").exists()
     numbers = [int(entry.data[:6]) for entry in await read(_Services(), tmp_path / "log")]
     assert numbers == list(range(numbers[0], 60))
@@ -82,7 +82,7 @@ async def test_rotated_log_comes_first(tmp_path: Path) -> None:
 
 async def test_follow_across_rotation_until_the_end(tmp_path: Path) -> None:
     services = _Services(_Tasks(Status.RUNNING))
-    log = LogFile(str(tmp_path / "log"), 4096)
+    log = LogFile(str(tmp_path / "log"), MIN_SIZE)
     writer = LineWriter(log, "stdout")
     writer.feed(b"000\n")
     seen: list[int] = []
@@ -101,7 +101,7 @@ async def test_follow_across_rotation_until_the_end(tmp_path: Path) -> None:
     task = asyncio.create_task(follow())
     await caught_up(0)
     for number in range(1, 70):
-        writer.feed(b"%03d" % number + b"." * 90 + b"\n")
+        writer.feed(b"%03d" % number + b"." * 1000 + b"\n")
         if number % 20 == 0:
             # The follower must see each file before the next rotation but one.
             await caught_up(number)

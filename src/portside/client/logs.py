@@ -148,7 +148,7 @@ class _LogReader:
 
     def _parse(self, data: bytes) -> list[LogEntry]:
         if self._raw:
-            return [LogEntry(0, "stdout", data)]
+            return [LogEntry(0, "stdout", piece) for piece in data.splitlines(keepends=True)]
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > MAX_LINE:
             self._rest = b""
