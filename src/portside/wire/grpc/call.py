@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -150,24 +150,9 @@ class ServerCall:
         except Exception as error:
             raise undecodable(self.method, error) from error
 
-    async def requests(self) -> AsyncIterator[Any]:
-        """The requests of a client that streams; taking one gives the client credit to send more."""
-        messages = self.messages
-        assert messages is not None
-        while True:
-            if messages:
-                message = messages.popleft()
-                if not messages:
-                    self.connection.acknowledge(self)
-                yield self.parse(message)
-            elif self.ended:
-                return
-            else:
-                self.waiter = self.connection.loop.create_future()
-                try:
-                    await self.waiter
-                finally:
-                    self.waiter = None
+    def requests(self) -> Requests:
+        """The requests of a client that streams."""
+        return Requests(self)
 
     def wake(self) -> None:
         """A request has come, or the last one has."""
@@ -178,3 +163,32 @@ class ServerCall:
         """There may be room to write again."""
         if self.room is not None and not self.room.done():
             self.room.set_result(None)
+
+
+class Requests:
+    """Async iterator of the requests of a client that streams; taking one gives the client credit to send more."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: ServerCall) -> None:
+        self._call = call
+
+    def __aiter__(self) -> Requests:
+        return self
+
+    async def __anext__(self) -> Any:
+        call = self._call
+        messages = call.messages
+        assert messages is not None
+        while not messages:
+            if call.ended:
+                raise StopAsyncIteration
+            call.waiter = call.connection.loop.create_future()
+            try:
+                await call.waiter
+            finally:
+                call.waiter = None
+        message = messages.popleft()
+        if not messages:
+            call.connection.acknowledge(call)
+        return call.parse(message)
