@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import os
 import shutil
 import tempfile
@@ -18,10 +20,27 @@ from portside.supervisor.task import ShimTask
 from portside.wire.codec import Message, decode
 from portside.wire.tables import containerd_events
 from tests.support import bundles, leftovers
-from tests.support.peers import need_root
+from tests.support.peers import SLOWNESS, need_root
 
 NAMESPACE = "test"
-DEADLINE = 8.0
+DEADLINE = 20.0 * SLOWNESS
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that would hang fails, so that its containers are cleaned away."""
+    for item in items:
+        here = Path(__file__).parent in item.path.parents
+        if here and isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = within_deadline(item.obj)
+
+
+def within_deadline(test: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(test)
+    async def bounded(*args: Any, **kwargs: Any) -> None:
+        async with asyncio.timeout(2 * DEADLINE):
+            await test(*args, **kwargs)
+
+    return bounded
 
 
 async def eventually(condition: Callable[[], object], what: str = "the condition") -> None:

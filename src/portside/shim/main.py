@@ -18,6 +18,7 @@ if __name__ == "__main__":  # Isolated and without site: the package is where th
 
 import _socket
 import ctypes
+import fcntl
 import json
 import signal
 
@@ -77,6 +78,10 @@ def prepare() -> None:
 def run(config: Config, listener: _socket.socket) -> None:
     """Be a shim until the end; ``listener`` is owned. Returns when everything is given back."""
     _become_shim(config, listener.fileno())
+    # A zygote that dies in the middle of its answer has made a shim that nobody knows of, and another is started. The
+    # socket must have one shim only.
+    lock = os.open(config.bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     Running(config, listener).run()
 
 

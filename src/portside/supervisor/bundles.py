@@ -125,10 +125,16 @@ class Bundles:
 
     def remove(self, bundle: Bundle) -> None:
         """Both at once, and the socket."""
-        address = bundle.address
+        self.finish(bundle.address, self.set_aside(bundle))
+
+    def finish(self, address: str, aside: str) -> None:
+        """The shim has ended: remove the bundle that was set aside, and the socket if the shim could not."""
         if address.startswith(f"{self._sockets}/"):
-            _unlink(address)
-        empty(self.set_aside(bundle))
+            try:
+                os.unlink(address)
+            except OSError:
+                pass
+        empty(aside)
 
     def _bundle(self, namespace: str, id: str) -> Bundle:
         for name in (namespace, id):
@@ -178,13 +184,6 @@ def _write(path: str, data: bytes) -> None:
             data = data[os.write(fd, data) :]
     finally:
         os.close(fd)
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
 
 
 def _unmount(path: str) -> None:

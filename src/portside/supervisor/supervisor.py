@@ -29,7 +29,7 @@ from portside.core.tasks import Exit
 from portside.errors import AlreadyExists, NotFound, PortsideError
 from portside.shim.outbox import SEQUENCE_KEY, SERVICE, timestamp
 from portside.shim.sockets import connectable
-from portside.supervisor.bundles import Bundle, Bundles, empty
+from portside.supervisor.bundles import Bundle, Bundles
 from portside.supervisor.connection import ShimConnection
 from portside.supervisor.leftovers import Record
 from portside.supervisor.task import ShimTask, nanoseconds
@@ -180,7 +180,7 @@ class Supervisor:
 
     async def _retire(self, task: ShimTask, aside: str) -> None:
         await task.retire()
-        await asyncio.to_thread(empty, aside)
+        await asyncio.to_thread(self._bundles.finish, task.connection.address, aside)
 
     # Adopting
 

@@ -110,8 +110,14 @@ class Zygote:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 shim: tuple[int, int] = await answer
                 return shim
+        except TimeoutError:
+            # It must not wake up later and make a second shim for the same socket.
+            if self._process is not None:
+                self._process.kill()
+            self._lost()
+            raise
         finally:
-            del self._calls[call]
+            self._calls.pop(call, None)
 
     def _answered(self) -> None:
         assert self._control is not None

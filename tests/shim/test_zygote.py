@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from portside.shim import zygote
+
+HEAVY = (
+    "asyncio", "dataclasses", "google", "inspect", "logging", "multiprocessing", "pathlib", "pickle", "shutil", "site",
+    "socket", "ssl", "subprocess", "tempfile", "threading", "traceback", "typing", "urllib", "zlib",
+)  # fmt: skip
+
+_LIST_MODULES = """
+import sys
+sys.argv = ["zygote", "-1"]
+sys.path.insert(0, {path!r})
+from portside.shim import main
+main.prepare()
+print(*sys.modules)
+"""
+
+
+def test_a_zygote_is_light() -> None:
+    path = str(Path(zygote.__file__).parents[2])
+    command = [sys.executable, "-I", "-S", "-E", "-c", _LIST_MODULES.format(path=path)]
+    modules = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert "portside.runtime.container" in modules
+    assert not [name for name in modules if name.partition(".")[0] in HEAVY or "_pb2" in name]
+
+
+def test_it_answers_a_request_that_makes_no_sense_and_ends_with_its_daemon() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-I", "-S", "-E", zygote.__file__, str(theirs.fileno())]
+    process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
+    theirs.close()
+    try:
+        ours.settimeout(20)
+        for request in (
+            b"{",
+            b'{"call": 5}',
+            b"[]",
+            b'{"call": 6, "namespace": "n", "id": "i", "bundle": "/", "address": "x"}',
+        ):
+            ours.send(request)
+            assert "error" in json.loads(ours.recv(65536))
+        assert len(os.listdir(f"/proc/{process.pid}/task")) == 1
+        assert len(os.listdir(f"/proc/{process.pid}/fd")) == 4
+    finally:
+        ours.close()
+        assert process.wait(20) == 0
