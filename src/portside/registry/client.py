@@ -12,6 +12,7 @@ import inspect
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +30,7 @@ from portside.registry.endpoints import (
     RegistryConfig,
     endpoints_for,
 )
+from portside.registry.flow import MAX_SEGMENTS, first_end, parts_of
 
 if TYPE_CHECKING:
     from portside.registry.download import Download
@@ -52,6 +54,7 @@ class Registry:
         self.config = config or RegistryConfig()
         self._pool: ThreadPoolExecutor | None = None
         self._transports: dict[Endpoint, Transport] = {}
+        self._segments = asyncio.Semaphore(MAX_SEGMENTS)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def resolve(self, reference: Reference) -> Descriptor:
@@ -63,25 +66,24 @@ class Registry:
         return await self._each(f"pull {reference}", reference, RESOLVE, lambda each: resolve_at(each, reference))
 
     async def fetch(self, reference: Reference, descriptor: Descriptor, offset: int = 0) -> AsyncIterator[bytes]:
-        """The bytes of a blob or document from ``offset`` on, in parts of up to 1 MiB, exactly ``size - offset`` of
-        them.
+        """The bytes of a blob or document from ``offset`` on, ``size - offset`` of them, in parts of up to 1 MiB.
 
-        A lost connection is taken up where it broke. Whether the bytes are what the digest says is for who stores
-        them to check. DataLoss if there are more bytes than the descriptor says.
+        A lost connection is taken up where it broke; a large blob may come over several (``flow``). Whether the bytes
+        are what the digest says is for who stores them to check. DataLoss if there are more bytes than the descriptor
+        says.
         """
         step = f"pull {reference}: fetch {descriptor.digest}"
-        download: Download = await self._each(
-            step, reference, PULL, lambda each: start_download(each, reference, descriptor, offset)
+        connections, fast_enough = self.config.connections, self.config.fast_enough
+        end = first_end(descriptor.size, offset, connections)
+        first = await self._each(
+            step, reference, PULL, lambda each: start_download(each, reference, descriptor, offset, end)
         )
-        following: Future[bytes] | None = None
         try:
-            following = self._submit(download.read)
-            while data := await self._wait(step, following):
-                following = self._submit(download.read)  # one part ahead of whoever stores them
-                yield data
-        finally:
-            if following is not None:
-                following.add_done_callback(lambda _: download.close())
+            async with aclosing(parts_of(first, self._submit, self._segments, connections, fast_enough)) as parts:
+                async for part in parts:
+                    yield part
+        except PortsideError as error:
+            raise type(error)(f"{step}: {error}") from error
 
     async def fetch_document(self, reference: Reference, descriptor: Descriptor) -> bytes:
         """A whole manifest, index or config, its digest verified (DataLoss); at most ``MAX_DOCUMENT`` bytes."""
@@ -249,7 +251,9 @@ def check_document(data: bytes, media_type: str = "") -> str:
     return str(kind)
 
 
-def start_download(transport: Transport, reference: Reference, descriptor: Descriptor, offset: int) -> Download:
+def start_download(
+    transport: Transport, reference: Reference, descriptor: Descriptor, offset: int, end: int
+) -> Download:
     """The download, its first answer there. What the registry does not have may be at the descriptor's ``urls``."""
     from portside.registry.download import Download
 
@@ -264,7 +268,7 @@ def start_download(transport: Transport, reference: Reference, descriptor: Descr
     def ask(more: dict[str, str]) -> Response:
         return transport.request("GET", path, scopes=scopes, headers=headers | more)
 
-    download = Download(ask, descriptor.size, offset, delays)
+    download = Download(ask, descriptor.size, offset, delays, end)
     try:
         download.start()
         return download
@@ -273,7 +277,7 @@ def start_download(transport: Transport, reference: Reference, descriptor: Descr
             raise
     failed: PortsideError = NotFound("not found")
     for url in descriptor.urls[:MAX_URLS]:
-        download = Download(partial(transport.plain_request, url), descriptor.size, offset, delays)
+        download = Download(partial(transport.plain_request, url), descriptor.size, offset, delays, end)
         try:
             download.start()
             return download

@@ -14,17 +14,20 @@ CHUNK = 1 << 20
 
 
 class Download:
-    """Used by one thread at a time. ``open`` sends the request with further headers; ``delays`` are between tries.
+    """Bytes ``offset`` to ``end`` (default: all) of a blob of ``size``. Used by one thread at a time.
 
-    Tries are counted anew whenever bytes have come, so a blob of any size survives any number of breaks that are far
-    enough apart.
+    ``open`` sends the request with further headers; ``delays`` are between tries. Tries are counted anew whenever
+    bytes have come, so a blob of any size survives any number of breaks that are far enough apart. A server that
+    knows no ranges answers with the whole: then ``end`` becomes ``size``.
     """
 
     def __init__(
-        self, open: Callable[[dict[str, str]], Response], size: int, offset: int, delays: Sequence[float]
-    ) -> None:
+        self, open: Callable[[dict[str, str]], Response], size: int, offset: int, delays: Sequence[float],
+        end: int | None = None,
+    ) -> None:  # fmt: skip
         self._open = open
-        self._size = size
+        self.size = size
+        self.end = size if end is None else end
         self._offset = offset
         self._delays = delays
         self._tries = 0
@@ -32,20 +35,34 @@ class Download:
 
     def start(self) -> None:
         """Have the first answer, so that an error in it is the caller's before any byte."""
-        if self._offset < self._size:
+        if self._offset < self.end:
             self._connect()
 
+    def part(self, offset: int, end: int) -> Download:
+        """Another part of the same blob, not started."""
+        return Download(self._open, self.size, offset, self._delays, end)
+
+    def read_all(self) -> bytes:
+        """All of it, and the connection let go."""
+        try:
+            parts = []
+            while data := self.read():
+                parts.append(data)
+            return b"".join(parts)
+        finally:
+            self.close()
+
     def read(self) -> bytes:
-        """The next part; empty when all ``size`` bytes have come. DataLoss for more, Unavailable for too few."""
+        """The next part; empty when all have come. DataLoss for more, Unavailable for too few."""
         while True:
-            if self._offset == self._size:
+            if self._offset == self.end:
                 self._check_end()
                 return b""
             try:
                 if self._response is None:
                     self._connect()
                 assert self._response is not None
-                data = self._response.read(min(CHUNK, self._size - self._offset))
+                data = self._response.read(min(CHUNK, self.end - self._offset))
                 broken = "the answer ends early"
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 data, broken = b"", explain(error)
@@ -64,13 +81,14 @@ class Download:
     def _pause(self, broken: str) -> None:
         self.close()
         if self._tries >= len(self._delays):
-            raise Unavailable(f"{broken} after {self._offset} of {self._size} bytes")
+            raise Unavailable(f"{broken} after {self._offset} of {self.size} bytes")
         time.sleep(self._delays[self._tries])
         self._tries += 1
 
     def _connect(self) -> None:
-        headers = {"Range": f"bytes={self._offset}-"} if self._offset else {}
-        response = self._open(headers)
+        partial = self.end < self.size
+        wanted = f"bytes={self._offset}-{self.end - 1 if partial else ''}"
+        response = self._open({"Range": wanted} if self._offset or partial else {})
         check(response, 200, 206)
         self._response = response
         if response.status == 206:
@@ -80,6 +98,8 @@ class Download:
                 raise Unavailable(f"the registry answers a range from {self._offset} with another one")
         elif self._offset:
             self._skip(self._offset)
+        else:
+            self.end = self.size
 
     def _skip(self, size: int) -> None:
         """The server knows no ranges: read over what is there already."""
@@ -100,6 +120,8 @@ class Download:
             more = b""
         if more:
             self.close()
-            raise DataLoss(f"there is more than the {self._size} bytes announced")
+            if self.end < self.size:
+                return  # the range was answered with more of the blob than asked for
+            raise DataLoss(f"there is more than the {self.size} bytes announced")
         response, self._response = self._response, None
         response.release_conn()

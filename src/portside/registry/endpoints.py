@@ -51,6 +51,10 @@ class RegistryConfig:
     headers: Mapping[str, str] = field(default_factory=dict)
     user_agent: str = f"portside/{__version__}"
     read_timeout: float = 60.0
+    connections: int = 4
+    """For one large blob at most; 1 never asks for ranges."""
+    fast_enough: float = 60e6
+    """Bytes per second of one connection from which on no further ones are opened."""
     retry_delays: tuple[float, ...] = (0.2, 0.8, 2.4)
 
 
