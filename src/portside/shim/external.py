@@ -34,7 +34,7 @@ MAX_LOG: Final = 1 << 20
 class ExternalContainer:
     """One container of an external runtime, from ``create`` to ``delete``."""
 
-    __slots__ = ("_binary", "_console", "_root", "_systemd", "bundle", "cgroup", "id", "init")
+    __slots__ = ("_root", "bundle", "cgroup", "command", "id", "init")
 
     def __init__(self, id: str, bundle: str, binary: str, root: str, systemd_cgroup: bool) -> None:
         self.id = id
@@ -42,9 +42,9 @@ class ExternalContainer:
         self.init: Process
         self.cgroup: Cgroup | None = None
         """Where it runs, if that is a group of its own."""
-        self._binary = _find(binary)
         self._root = root
-        self._systemd = systemd_cgroup
+        self.command = [_find(binary), "--root", root, *(["--systemd-cgroup"] if systemd_cgroup else [])]
+        """The runtime and its global options, to be followed by a verb."""
 
     @classmethod
     def create(
@@ -160,9 +160,7 @@ class ExternalContainer:
     def _run(self, arguments: Sequence[str], stdio: tuple[int, int, int] = (-1, -1, -1)) -> bytes:
         """Run one command; its output (of commands without ``stdio``), or an error with what its log says last."""
         log = f"{self.bundle}/.runtime-{os.getpid()}.log"
-        command = [self._binary, "--root", self._root, "--log", log, "--log-format", "json"]
-        if self._systemd:
-            command.append("--systemd-cgroup")
+        command = [*self.command, "--log", log, "--log-format", "json"]
         os.makedirs(self._root, 0o700, exist_ok=True)
         reader = writer = -1
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -173,7 +171,7 @@ class ExternalContainer:
                 stdio = (-1, writer, writer)
             actions = [(os.POSIX_SPAWN_DUP2, null if fd < 0 else fd, number) for number, fd in enumerate(stdio)]
             pid = os.posix_spawn(
-                self._binary, [*command, *arguments], _environment(), file_actions=actions,
+                command[0], [*command, *arguments], _environment(), file_actions=actions,
                 setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGTERM),
             )  # fmt: skip
             if capture:
@@ -181,10 +179,10 @@ class ExternalContainer:
                 writer = -1
             output, status = _wait(pid, reader)
             if status:
-                raise _failure(f"{os.path.basename(self._binary)} {arguments[0]} {self.id}", log, output, status)
+                raise _failure(f"{os.path.basename(command[0])} {arguments[0]} {self.id}", log, output, status)
             return output
         except OSError as error:
-            raise Unavailable(f"runtime {self._binary}: {error.strerror}") from error
+            raise Unavailable(f"runtime {command[0]}: {error.strerror}") from error
         finally:
             for fd in (null, reader, writer):
                 if fd >= 0:

@@ -5,6 +5,7 @@ other. An exit is in it before anybody is told. It lies below ``state``, which n
 the processes it speaks of, so it is not synced: a killed process loses nothing that it had written.
 
     {"version": 1, "namespace": …, "id": …, "shim": {"pid": …, "start": …}, "cgroup": …,
+     "runtime": [an external runtime's command and options],
      "processes": {"": {"pid": …, "start": …, "status": …, "exit_status": …, "exited_ns": …,
                         "stdin": …, "stdout": …, "stderr": …, "terminal": …}, "<exec id>": …}}
 

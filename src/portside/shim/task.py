@@ -367,6 +367,7 @@ class Task:
                 "id": self.id,
                 "shim": {"pid": os.getpid(), "start": record.start_time(os.getpid())},
                 "cgroup": getattr(cgroup, "path", ""),
+                "runtime": getattr(self._container, "command", []),
                 "processes": {name: process.record() for name, process in self.processes.items() if process.pid},
             },
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Record:
     shim_pid: int
     shim_start: int
     cgroup: str
+    runtime: tuple[str, ...]
     processes: Mapping[str, Mapping[str, Any]]
 
     @classmethod
@@ -50,7 +52,7 @@ class Record:
             shim = found["shim"]
             return cls(
                 str(found["namespace"]), str(found["id"]), int(shim["pid"]), int(shim["start"]),
-                str(found["cgroup"]), processes,
+                str(found["cgroup"]), tuple(map(str, found.get("runtime", ()))), processes,
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
@@ -92,8 +94,8 @@ def kill_shim(record: Record) -> bool:
 def clean(record: Record) -> None:
     """Climb the ladder to its end: afterwards neither process nor control group of the task is left.
 
-    What withstands even that (a process in an uninterruptible wait) stays, and is worth a line in a log: OSError or
-    DeadlineExceeded.
+    What withstands even that (a process in an uninterruptible wait) stays, and is worth a line in a log: OSError,
+    DeadlineExceeded or TimeoutExpired.
     """
     # The shim first where it is alive but mute: it could otherwise wake up and act on a task that is no more.
     kill_shim(record)
@@ -104,6 +106,11 @@ def clean(record: Record) -> None:
     for fields in record.processes.values():
         if fields["status"] != Status.STOPPED:
             _kill(fields["pid"], fields["start"])
+    if record.runtime:
+        subprocess.run(
+            [*record.runtime, "delete", "--force", record.id], timeout=KILL_TIMEOUT, check=False,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
     if cgroup is not None and cgroup.exists():
         cgroup.remove(KILL_TIMEOUT)
 

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -205,7 +206,7 @@ class ShimTask:
                 for exec_id in record.processes:
                     self._ended.setdefault(exec_id, record.exit(exec_id))
                 await asyncio.to_thread(leftovers.clean, record)
-        except (OSError, PortsideError) as error:
+        except (OSError, PortsideError, subprocess.SubprocessError) as error:
             log.error("task %s/%s: leftovers: %s", self.namespace, self.id, error)
         finally:
             self._dead.set_result(record)
