@@ -9,7 +9,7 @@ import threading
 from portside.core.work import in_thread
 from portside.errors import FailedPrecondition, from_oserror
 
-QUICK_READ = 128 * 1024
+QUICK_READ = 1 << 20
 """A read up to this size is tried without leaving the event loop, if the page cache has it."""
 
 

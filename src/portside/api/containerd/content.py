@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import AsyncIterator
 
 from portside.api.context import bound, paths
 from portside.convert.basics import timestamp_to_pb
 from portside.convert.records import content_info_from_pb, content_info_to_pb, ingest_status_to_pb
-from portside.core.content import ContentReader, ContentStore, ContentWriter
+from portside.core.content import ContentStore, ContentWriter
 from portside.core.services import Backend
-from portside.core.work import in_thread
-from portside.errors import InvalidArgument, OutOfRange, from_oserror
+from portside.errors import InvalidArgument, OutOfRange
 from portside.oci.digest import Digest
 from portside.wire.grpc.service import Call, Framed
 from portside.wire.pb.containerd.services.content.v1 import content_pb2 as pb
@@ -65,7 +62,7 @@ class ContentService:
         try:
             offset, end = _window(request, reader.size)
             while offset < end:
-                data = await _read(reader, offset, min(READ_CHUNK, end - offset))
+                data = await reader.read(offset, min(READ_CHUNK, end - offset))
                 if not data:
                     raise OutOfRange(f"blob {request.digest}: ends at {offset}, {end} was asked for")
                 yield _framed(offset, data)
@@ -157,23 +154,7 @@ def _window(request: pb.ReadContentRequest, size: int) -> tuple[int, int]:
     return request.offset, end
 
 
-async def _read(reader: ContentReader, offset: int, size: int) -> bytes | memoryview:
-    fd = reader.fileno()
-    if fd < 0:
-        return await reader.read(offset, size)
-    buffer = bytearray(size)
-    try:
-        # What is in the page cache is read at once: a thread would cost more than the read.
-        return memoryview(buffer)[: os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)]
-    except BlockingIOError:
-        return await in_thread(os.pread, fd, size, offset)
-    except OSError as error:
-        if error.errno != errno.EOPNOTSUPP:
-            raise from_oserror(error, f"read blob at {offset}") from error
-        return await in_thread(os.pread, fd, size, offset)
-
-
-def _framed(offset: int, data: bytes | memoryview) -> Framed:
+def _framed(offset: int, data: bytes) -> Framed:
     """A ReadContentResponse without copying the data: field 1 (offset) as protobuf writes it, then field 2's header."""
     head = pb.ReadContentResponse(offset=offset).SerializeToString() + b"\x12" + _varint(len(data))
     return Framed((head, data))
