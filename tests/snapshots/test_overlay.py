@@ -4,7 +4,7 @@ import subprocess
 import pytest
 
 from portside.core.snapshots import Kind
-from portside.snapshots.overlay import OverlayDriver, default_options, in_user_namespace
+from portside.snapshots.overlay import OverlayDriver, default_options, in_user_namespace, why_unsupported
 
 NAMESPACE_ONE = "         0          0 4294967295\n"
 
@@ -67,3 +67,21 @@ def test_user_attributes_inside_a_user_namespace(tmp_path):
     uid_map.write_text(NAMESPACE_ONE)
     assert not in_user_namespace(str(uid_map))
     assert not in_user_namespace(str(tmp_path / "missing"))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+def test_whether_it_can_be_used_is_tried_out(tmp_path):
+    (tmp_path / "on").mkdir()
+    assert why_unsupported(tmp_path) == ""
+    assert os.listdir(tmp_path) == ["on"]
+    # An overlay is no place for the upper directory of another.
+    driver = OverlayDriver(tmp_path / "root")
+    for number, parents in ((1, ()), (2, (1,))):
+        driver.create(number, Kind.ACTIVE, parents)
+    (mount,) = driver.mounts(2, Kind.ACTIVE, (1,))
+    subprocess.run(["mount", "-t", "overlay", "-o", ",".join(mount.options), "overlay", tmp_path / "on"], check=True)
+    try:
+        assert why_unsupported(tmp_path / "on") != ""
+    finally:
+        subprocess.run(["umount", tmp_path / "on"], check=True)

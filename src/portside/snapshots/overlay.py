@@ -19,11 +19,13 @@ as working directory and relative paths, as containerd's mount package does.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from portside.core.mount import Mount
 from portside.core.snapshots import Kind
+from portside.linux.mount import new_mount
 from portside.snapshots.directories import DirectoryDriver
 
 _PARAMETERS = Path("/sys/module/overlay/parameters")
@@ -79,6 +81,26 @@ def default_options(parameters: Path = _PARAMETERS, uid_map: str = "/proc/self/u
     if in_user_namespace(uid_map):
         options.append("userxattr")
     return tuple(options)
+
+
+def why_unsupported(root: str | os.PathLike[str]) -> str:
+    """Why overlayfs cannot have its directories below ``root``, in words; empty if it can. ``root`` must exist.
+
+    Tried out with a mount that nobody sees (fsmount(2)), as the file system below may lack what overlayfs needs of it
+    (``d_type``, attributes); no mount is left, and no file.
+    """
+    with tempfile.TemporaryDirectory(prefix="probe-", dir=root) as place:
+        names = ("lower", "upper", "work")
+        for name in names:
+            os.mkdir(os.path.join(place, name))
+        try:
+            paths = [os.path.join(place, name) for name in names]
+            pairs = zip(("lowerdir", "upperdir", "workdir"), paths, strict=True)
+            flags = [(option.partition("=")[0], option.partition("=")[2]) for option in default_options()]
+            os.close(new_mount("overlay", [*flags, *pairs]))
+        except OSError as error:
+            return error.strerror or "overlayfs cannot be mounted"
+    return ""
 
 
 def in_user_namespace(uid_map: str = "/proc/self/uid_map") -> bool:
