@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from portside.client.fetch import is_layer
 from portside.core.content import read_blob
+from portside.core.images import Image
 from portside.core.labels import GC_REF_CONTENT
 from portside.core.services import Services
 from portside.errors import NotFound
@@ -109,3 +110,45 @@ async def walk(services: Services, target: Descriptor, depth: int = MAX_DEPTH) -
     except NotFound:
         return
     yield target
+
+
+async def is_whole(services: Services, target: Descriptor, depth: int = MAX_DEPTH) -> bool:
+    """Whether ``target`` and all below it are here; layers that are to be had elsewhere (``urls``) may be missing."""
+    try:
+        await services.content.info(target.digest)
+        if target.media_type in INDEXES | MANIFESTS and depth:
+            for child in (await read_document(services, target)).children():
+                if not child.urls and not await is_whole(services, child, depth - 1):
+                    return False
+    except NotFound:
+        return False
+    return True
+
+
+async def whole_target(services: Services, image: Image, platform: Platform | None = None) -> Descriptor:
+    """What of ``image`` can be given away: all of it if it is here and no ``platform`` is asked for.
+
+    Otherwise of an index the manifest for that, or this machine's, platform. NotFound if not even that is whole.
+    """
+    if platform is None and await is_whole(services, image.target):
+        return image.target
+    wanted = platform or host_platform()
+    found = await _whole_manifest(services, image.target, wanted, MAX_DEPTH)
+    if found is None:
+        raise NotFound(f"image {image.name}: not all of it is here for {wanted}")
+    return found
+
+
+async def _whole_manifest(services: Services, target: Descriptor, wanted: Platform, depth: int) -> Descriptor | None:
+    if target.media_type not in INDEXES:
+        return target if await is_whole(services, target) else None
+    try:
+        document = await read_document(services, target)
+    except NotFound:
+        return None
+    assert isinstance(document, Index)
+    for child in by_platform(document, wanted) if depth else ():
+        found = await _whole_manifest(services, child, wanted, depth - 1)
+        if found is not None:
+            return found
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from portside.client.closure import MAX_DEPTH, by_platform, read_document
+from portside.client.closure import MAX_DEPTH, read_document, whole_target
 from portside.client.fetch import ref_of
 from portside.client.flights import Flights, first_error
 from portside.client.progress import DONE, EXISTS, UPLOADED, UPLOADING, Progress, ProgressCallback, ignore
@@ -12,10 +12,9 @@ from portside.client.sources import Sink
 from portside.core.images import Image
 from portside.core.labels import DISTRIBUTION_SOURCE
 from portside.core.services import Services
-from portside.errors import InvalidArgument, NotFound
+from portside.errors import InvalidArgument
 from portside.oci.descriptor import INDEXES, MANIFESTS, Descriptor
-from portside.oci.image import Index
-from portside.oci.platform import Platform, host_platform
+from portside.oci.platform import Platform
 from portside.oci.reference import Reference
 
 MAX_UPLOADS = 4
@@ -31,42 +30,10 @@ async def push(
     An index goes as a whole if all of it is here; otherwise, or with ``platform``, the one manifest for that (or this
     machine's) platform goes in its place. NotFound if not even that is here.
     """
-    target = await _choose(services, image, platform)
+    target = await whole_target(services, image, platform)
     await _Push(services, sink, reference, progress).tree(target, target, MAX_DEPTH)
     progress(Progress(str(reference), DONE))
     return target
-
-
-async def _choose(services: Services, image: Image, platform: Platform | None) -> Descriptor:
-    if platform is None and await _is_whole(services, image.target, MAX_DEPTH):
-        return image.target
-    target, depth = image.target, MAX_DEPTH
-    while target.media_type in INDEXES and depth:
-        document = await read_document(services, target)
-        assert isinstance(document, Index)
-        for child in by_platform(document, platform or host_platform()):
-            if await _is_whole(services, child, depth):
-                target = child
-                break
-        else:
-            raise NotFound(f"image {image.name}: not all of it is here for {platform or host_platform()}")
-        depth -= 1
-    if not await _is_whole(services, target, MAX_DEPTH):
-        raise NotFound(f"image {image.name}: not all of it is here")
-    return target
-
-
-async def _is_whole(services: Services, target: Descriptor, depth: int) -> bool:
-    try:
-        await services.content.info(target.digest)
-        if target.media_type in INDEXES | MANIFESTS and depth:
-            document = await read_document(services, target)
-            for child in document.children():
-                if not await _is_whole(services, child, depth - 1):
-                    return False
-    except NotFound:
-        return False
-    return True
 
 
 class _Push:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from portside.client import events as event_verb
 from portside.client import images as image_verbs
@@ -14,6 +15,8 @@ from portside.client import inspect as inspect_verb
 from portside.client import list as list_verb
 from portside.client import stats as stats_verb
 from portside.client.flights import Flights
+from portside.client.image_export import export_images
+from portside.client.image_import import ImportOptions, import_images
 from portside.client.images import ImageSummary
 from portside.client.list import ContainerSummary
 from portside.client.lookup import find_container, find_image
@@ -27,6 +30,8 @@ from portside.client.stats import Stats
 from portside.core.events import Envelope
 from portside.core.images import Image
 from portside.core.services import Backend, Services
+from portside.core.work import in_thread
+from portside.errors import from_oserror
 from portside.oci.platform import Platform
 from portside.oci.reference import Reference
 from portside.sdk.pending import Pending
@@ -94,6 +99,35 @@ class Client:
     async def image(self, name: str) -> Image:
         """One image, by its name as people write it, or the start of its digest; NotFound."""
         return await find_image(self.services, name)
+
+    async def import_images(
+        self, source: str | os.PathLike[str] | BinaryIO, *, base_name: str = "", platform: str = "",
+        snapshotter: str = "", unpack: bool = True, progress: ProgressCallback = ignore,
+    ) -> list[Image]:  # fmt: skip
+        """Read an archive: an OCI image layout, or what ``docker save`` writes, also as gzip; the images it names.
+
+        ``base_name`` is for archives that only give tags. A file given open stays the caller's.
+        """
+        options = ImportOptions(
+            base_name, Platform.parse(platform) if platform else None, snapshotter=snapshotter, unpack=unpack
+        )
+        async with _opened(source, "rb") as file:
+            return await import_images(self.services, _chunks(file), options, progress=progress, flights=self._flights)
+
+    async def export_images(
+        self, images: Image | str | Sequence[Image | str], target: str | os.PathLike[str] | BinaryIO, *,
+        platform: str = "", progress: ProgressCallback = ignore,
+    ) -> None:  # fmt: skip
+        """Write images as one archive that containerd, Docker, podman and skopeo read.
+
+        A file made here is removed again if it fails; one given open stays the caller's.
+        """
+        names = [images] if isinstance(images, (Image, str)) else list(images)
+        found = [await self._image(image) for image in names]
+        wanted = Platform.parse(platform) if platform else None
+        async with _opened(target, "wb") as file:
+            async for chunk in export_images(self.services, found, wanted, progress=progress):
+                await in_thread(file.write, chunk)
 
     async def tag(self, image: Image | str, name: str) -> Image:
         """Give an image one more name."""
@@ -187,6 +221,31 @@ class Client:
 
     async def _image(self, image: Image | str) -> Image:
         return image if isinstance(image, Image) else await find_image(self.services, image)
+
+
+@asynccontextmanager
+async def _opened(file: str | os.PathLike[str] | BinaryIO, mode: Literal["rb", "wb"]) -> AsyncIterator[BinaryIO]:
+    """The caller's file as it is, or the one at a path, closed at the end; what was made does not stay half written."""
+    if not isinstance(file, (str, os.PathLike)):
+        yield file
+        return
+    try:
+        opened = await in_thread(open, file, mode)
+    except OSError as error:
+        raise from_oserror(error, f"open {os.fspath(file)}") from error
+    try:
+        yield opened
+        await in_thread(opened.close)
+    except BaseException:
+        opened.close()
+        if mode == "wb":
+            os.unlink(file)
+        raise
+
+
+async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    while chunk := await in_thread(file.read, 1 << 20):
+        yield chunk
 
 
 @asynccontextmanager

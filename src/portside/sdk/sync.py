@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from portside.client.images import ImageSummary
 from portside.client.list import ContainerSummary
@@ -262,6 +263,25 @@ class SyncClient:
     def image(self, name: str) -> Image:
         """One image."""
         return self._loop.run(self.asynchronous.image(name))
+
+    def import_images(
+        self, source: str | os.PathLike[str] | BinaryIO, *, base_name: str = "", platform: str = "",
+        snapshotter: str = "", unpack: bool = True, progress: ProgressCallback = ignore,
+    ) -> list[Image]:  # fmt: skip
+        """Read an archive; the images it names."""
+        return self._loop.run(
+            self.asynchronous.import_images(
+                source, base_name=base_name, platform=platform, snapshotter=snapshotter, unpack=unpack,
+                progress=progress,
+            )
+        )  # fmt: skip
+
+    def export_images(
+        self, images: Image | str | Sequence[Image | str], target: str | os.PathLike[str] | BinaryIO, *,
+        platform: str = "", progress: ProgressCallback = ignore,
+    ) -> None:  # fmt: skip
+        """Write images as one archive."""
+        self._loop.run(self.asynchronous.export_images(images, target, platform=platform, progress=progress))
 
     def tag(self, image: Image | str, name: str) -> Image:
         """Give an image one more name."""
