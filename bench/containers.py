@@ -1,22 +1,34 @@
-"""Running containers: whole runs, exec, and create/start/delete per second with 1 and 8 workers.
+"""Running containers: whole runs, exec, and lives of containers per second through the API with 1 and 8 workers.
 
 Each figure is a median over rounds in which all engines take turns. Usage: python -m bench.containers [ROUNDS]
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
+import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from bench import stacks
 from bench.measure import HEAD, Row, alternate, command
 from bench.stacks import Stack
+from portside.client.closure import config_of, manifest_of
+from portside.client.run_options import RunOptions
+from portside.client.spec import make_spec
+from portside.client.users import User
+from portside.core.anymessage import RUNC_OPTIONS, SPEC, AnyMessage
+from portside.core.containers import Container
+from portside.core.tasks import TaskIO
+from portside.oci.digest import chain_id
+from portside.remote.backend import RemoteBackend, RemoteServices
+from portside.wire.pb.containerd.types.runc.options import oci_pb2
 from tests.support import images, peers
 
 _names = itertools.count()
@@ -32,23 +44,50 @@ def exec_true(stack: Stack) -> None:
     stack.call("tasks", "exec", "--exec-id", f"e{next(_names)}", "idle", "true")
 
 
+async def _life(services: RemoteServices, chain: str, spec: AnyMessage, options: AnyMessage | None) -> None:
+    """Record, snapshot, task, exit, and everything removed again."""
+    id = f"l{next(_names)}"
+    container = Container(id, "io.containerd.runc.v2", spec, runtime_options=options, snapshotter="overlayfs")
+    await services.containers.create(replace(container, snapshot_key=id))
+    mounts = await services.snapshotter("overlayfs").prepare(id, chain)
+    await services.tasks.create(id, mounts, TaskIO(), options=options)
+    await services.tasks.start(id)
+    await services.tasks.wait(id)
+    await services.tasks.delete(id)
+    await services.containers.delete(id)
+    await services.snapshotter("overlayfs").remove(id)
+
+
+async def _lives(stack: Stack, image: str, workers: int, seconds: float) -> float:
+    async with await RemoteBackend.connect(str(stack.reach)) as backend:
+        services = backend.bind("default")
+        _, manifest = await manifest_of(services, (await services.images.get(image)).target)
+        config = await config_of(services, manifest)
+        chain = chain_id(list(config.diff_ids))
+        document = make_spec("life", "bench", config, RunOptions(args=["true"], seccomp=False), User())
+        options = None
+        if "crun" in stack.name:
+            binary = oci_pb2.Options(binary_name="/usr/bin/crun").SerializeToString()
+            options = AnyMessage(RUNC_OPTIONS, binary)
+        end = time.monotonic() + seconds
+
+        async def work() -> int:
+            done = 0
+            while time.monotonic() < end:
+                document["linux"]["cgroupsPath"] = f"/bench/{next(_names)}"
+                spec = AnyMessage(SPEC, json.dumps(document).encode())
+                await _life(services, chain, spec, options)
+                done += 1
+            return done
+
+        begin = time.monotonic()
+        counts = await asyncio.gather(*(work() for _ in range(workers)))
+        return sum(counts) / (time.monotonic() - begin)
+
+
 def per_second(stack: Stack, image: str, workers: int, seconds: float = 6) -> float:
-    """Whole lives of containers per second, ``workers`` at once."""
-    done = [0] * workers
-    end = time.monotonic() + seconds
-
-    def work(index: int) -> None:
-        while time.monotonic() < end:
-            run_rm(stack, image)
-            done[index] += 1
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(workers)]
-    begin = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(done) / (time.monotonic() - begin)
+    """Whole lives of containers per second, ``workers`` at once, asked for by one client of the API."""
+    return asyncio.run(_lives(stack, image, workers, seconds))
 
 
 def measure(directory: Path, registry: str, newer_root: Path | None, rounds: int) -> list[Row]:
@@ -59,7 +98,7 @@ def measure(directory: Path, registry: str, newer_root: Path | None, rounds: int
         others = [scope.enter_context(stacks.debian(directory / "debian"))]
         if newer_root:
             first = scope.enter_context(stacks.newer(newer_root))
-            crun = Stack(first.name.replace("runc", "crun"), first.socket, first.pid, first.ctr)
+            crun = Stack(first.name.replace("runc", "crun"), first.socket, first.pid, first.reach, first.ctr)
             crun.run_flags = ["--runc-binary", "/usr/bin/crun"]
             others += [first, crun]
         for stack in (us, *others):

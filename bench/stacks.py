@@ -47,6 +47,8 @@ class Stack:
     name: str
     socket: Path
     pid: int
+    reach: Path
+    """The same socket as a path of this process."""
     ctr: list[str] = field(default_factory=lambda: ["ctr"])
     run_flags: list[str] = field(default_factory=list)
 
@@ -65,14 +67,15 @@ def ours(directory: Path) -> Iterator[Stack]:
     sock = directory / "state/portside.sock"
     command = [str(Path(sys.executable).parent / "portside"), "daemon", "--root", str(directory / "root")]
     with _process([*command, "--state", str(directory / "state")], directory, sock) as pid:
-        yield Stack("portside", sock, pid)
+        yield Stack("portside", sock, pid, sock)
 
 
 @contextlib.contextmanager
 def debian(directory: Path) -> Iterator[Stack]:
     """Debian 12's containerd with runc."""
     with _process(_containerd(directory), directory, directory / "run/containerd.sock") as pid:
-        yield Stack(f"containerd {_version(['containerd'])}, runc", directory / "run/containerd.sock", pid)
+        sock = directory / "run/containerd.sock"
+        yield Stack(f"containerd {_version(['containerd'])}, runc", sock, pid, sock)
 
 
 @contextlib.contextmanager
@@ -92,7 +95,7 @@ def newer(root: Path, *, crun: bool = False) -> Iterator[Stack]:
         flags = ["--runc-binary", "/usr/bin/crun"] if crun else []
         # The client of the same suite, in the same root: fifos are made where the shim sees them.
         ctr = ["nsenter", f"--mount=/proc/{pid}/ns/mnt", f"--root=/proc/{pid}/root", "--wd=/", "ctr"]
-        yield Stack(name, inside / "run/containerd.sock", pid, ctr, flags)
+        yield Stack(name, inside / "run/containerd.sock", pid, outside / "run/containerd.sock", ctr, flags)
     shutil.rmtree(outside, ignore_errors=True)
 
 
