@@ -130,13 +130,13 @@ def _check_compressed(request: Any, call: Any) -> None:
 
 
 class TestService:
-    """What the descriptions ask of a server. ``started`` and ``cancelled`` are set by calls that wait."""
+    """What the descriptions ask of a server. ``started`` and ``ended`` are set by calls that stream in."""
 
     __test__ = False
 
     def __init__(self) -> None:
         self.started = asyncio.Event()
-        self.cancelled = asyncio.Event()
+        self.ended = asyncio.Event()
 
     def methods(self) -> list[Method]:
         return methods_of(SERVICE, self)
@@ -167,9 +167,8 @@ class TestService:
             async for request in requests:
                 _check_compressed(request, call)
                 size += len(request.payload.body)
-        except asyncio.CancelledError:
-            self.cancelled.set()
-            raise
+        finally:
+            self.ended.set()
         return StreamingInputCallResponse(aggregated_payload_size=size)
 
     async def full_duplex_call(self, requests: AsyncIterator[Any], call: Any) -> AsyncIterator[Any]:
@@ -180,9 +179,8 @@ class TestService:
                 _fail_if_asked(request)
                 async for response in self._outputs(request):
                     yield response
-        except asyncio.CancelledError:
-            self.cancelled.set()
-            raise
+        finally:
+            self.ended.set()
 
     async def _outputs(self, request: Any) -> AsyncIterator[Any]:
         for each in request.response_parameters:

@@ -1,4 +1,7 @@
-"""The published interoperability cases of gRPC, with grpcio as the client and our server on a unix socket."""
+"""The published interoperability cases of gRPC, grpcio as the client, our server on a unix socket.
+
+The same handlers are served by grpcio too: a case that it does not pass would be a case that we have misread.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ from tests.wire.grpc.interop import (
     TestService,
     message,
 )
+from tests.wire.grpc.reference import ReferenceServer
 
 UNARY = 271828, 314159
 REQUEST_SIZES = 27182, 8, 1828, 45904
@@ -51,10 +55,10 @@ class Stub:
         raise AttributeError(name)
 
 
-@pytest.fixture
-async def service(tmp_path: Path) -> AsyncIterator[TestService]:
+@pytest.fixture(params=[GrpcServer, ReferenceServer], ids=["ours", "reference"])
+async def service(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[TestService]:
     service = TestService()
-    server = GrpcServer(service.methods())
+    server = request.param(service.methods())
     await server.listen_unix(tmp_path / "s")
     yield service
     await server.drain(5)
@@ -130,7 +134,7 @@ async def test_cancel_after_begin(stub: Stub, service: TestService) -> None:
     await service.started.wait()
     call.cancel()
     assert await call.code() == grpc.StatusCode.CANCELLED
-    await service.cancelled.wait()
+    await service.ended.wait()
 
 
 async def test_cancel_after_first_response(stub: Stub, service: TestService) -> None:
@@ -141,14 +145,14 @@ async def test_cancel_after_first_response(stub: Stub, service: TestService) -> 
     assert len((await call.read()).payload.body) == 31415
     call.cancel()
     assert await call.code() == grpc.StatusCode.CANCELLED
-    await service.cancelled.wait()
+    await service.ended.wait()
 
 
 async def test_timeout_on_sleeping_server(stub: Stub, service: TestService) -> None:
     call = stub.FullDuplexCall(timeout=0.05)
     await call.write(StreamingOutputCallRequest(payload=payload(27182)))
     assert await call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    await service.cancelled.wait()
+    await service.ended.wait()
 
 
 @pytest.mark.parametrize(
@@ -167,15 +171,14 @@ async def test_status_code_and_message(stub: Stub, text: str) -> None:
 async def test_unimplemented_method(stub: Stub) -> None:
     code, text = await code_of(stub.UnimplementedCall(Empty()))
     assert code == grpc.StatusCode.UNIMPLEMENTED
-    assert text == "unknown method UnimplementedCall for service grpc.testing.TestService"
+    assert text in ("unknown method UnimplementedCall for service grpc.testing.TestService", "Method not found!")
 
 
 async def test_unimplemented_service(channel: grpc.aio.Channel) -> None:
     call = channel.unary_unary("/grpc.testing.UnimplementedService/UnimplementedCall")
-    assert await code_of(call(b"")) == (
-        grpc.StatusCode.UNIMPLEMENTED,
-        "unknown service grpc.testing.UnimplementedService",
-    )
+    code, text = await code_of(call(b""))
+    assert code == grpc.StatusCode.UNIMPLEMENTED
+    assert text in ("unknown service grpc.testing.UnimplementedService", "Method not found!")
 
 
 async def test_custom_metadata(stub: Stub) -> None:
@@ -193,6 +196,10 @@ async def test_custom_metadata(stub: Stub) -> None:
         assert dict(await call.trailing_metadata())[ECHO_TRAILING] == b"\xab\xab\xab"
 
 
+only_ours = pytest.mark.parametrize("service", [GrpcServer], indirect=True, ids=["ours"])
+
+
+@only_ours  # grpcio does not tell its handlers whether a request came compressed
 async def test_client_compressed_unary(stub: Stub) -> None:
     probe = SimpleRequest(expect_compressed=BoolValue(value=True), response_size=UNARY[1], payload=payload(UNARY[0]))
     code, _ = await code_of(stub.UnaryCall(probe))
@@ -205,6 +212,7 @@ async def test_client_compressed_unary(stub: Stub) -> None:
         assert len((await stub.UnaryCall(request, compression=how)).payload.body) == UNARY[1]
 
 
+@only_ours
 async def test_client_compressed_streaming(stub: Stub) -> None:
     def requests(*sizes: int) -> Any:
         expect = BoolValue(value=True)

@@ -283,6 +283,29 @@ def test_events_show_themselves() -> None:
     )
 
 
+# What importing it costs
+
+
+def test_imports_are_cheap() -> None:
+    """The command line makes one call and ends: nothing that is slow to import may come in here."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    import portside
+
+    source = Path(portside.__file__).parent.parent
+    code = (
+        f"import sys; sys.path.insert(0, {str(source)!r}); before = set(sys.modules)\n"
+        "import portside.wire.http2.connection, portside.wire.grpc.protocol\n"
+        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+    )
+    result = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    allowed = {"__future__", "_bisect", "_collections", "_operator", "_struct", "binascii", "collections", "errno"}
+    allowed |= {"itertools", "keyword", "operator", "portside", "reprlib", "struct", "time", "_weakref"}
+    assert set(result.stdout.split()) <= allowed
+
+
 # The table of states
 
 
