@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import subprocess
 import sys
 import tarfile
@@ -148,6 +149,19 @@ async def test_headers_that_promise_much_cost_nothing(root):
     with pytest.raises(DataLoss):
         await apply(root, header(size=b"\x80" + bytes(3) + b"\x10" + bytes(7)) + END)
     assert os.stat(root / "f").st_blocks < 10
+
+
+async def test_hundreds_of_layers_below(root, tmp_path):
+    fds = []
+    for number in range(400):
+        (tmp_path / f"lower-{number}" / "d").mkdir(parents=True)
+        fds.append(os.open(tmp_path / f"lower-{number}", os.O_RDONLY | os.O_DIRECTORY))
+    (tmp_path / "lower-0" / "d").rmdir()
+    (tmp_path / "lower-1" / "d").chmod(0o711)
+    applied = await apply(root, make(file("d/f", b"x"), file(".wh.g")), lowers=fds, whiteouts=Whiteouts.OVERLAY)
+    assert applied.not_isolated == () and stat.S_IMODE((root / "d").stat().st_mode) == 0o711
+    for fd in fds:
+        os.close(fd)
 
 
 async def test_several_at_once(tmp_path):

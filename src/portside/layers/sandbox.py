@@ -73,7 +73,7 @@ def enter(root: int, lowers: Sequence[int], *, attributes: bool, read_only: bool
     set_no_new_privileges()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower_limit(resource.RLIMIT_AS, _MEMORY)
-    _lower_limit(resource.RLIMIT_NOFILE, _FILES)
+    _lower_limit(resource.RLIMIT_NOFILE, _FILES + 2 * len(lowers))
     _try(left, "network, IPC and host name", lambda: unshare(CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS))
     flags = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
     _try(left, "mount flags", lambda: _remount(root, flags | (MOUNT_ATTR_RDONLY if read_only else 0)))
@@ -102,9 +102,11 @@ def _lower_limit(which: int, value: int) -> None:
 def _remount(fd: int, attributes: int) -> None:
     """Put a private mount of the directory ``fd``, with ``attributes``, in its place; nobody else sees it."""
     tree = clone_mount(fd)
-    _TREES.append(tree)
-    set_attributes(tree, attributes)
-    inside = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)
+    try:
+        set_attributes(tree, attributes)
+        inside = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)
+    finally:
+        os.close(tree)  # what is open in a mount keeps it alive
     os.dup2(inside, fd, inheritable=False)
     os.close(inside)
 
@@ -112,10 +114,6 @@ def _remount(fd: int, attributes: int) -> None:
 def _remount_all(fds: Sequence[int], attributes: int) -> None:
     for fd in fds:
         _remount(fd, attributes)
-
-
-_TREES: list[int] = []
-"""A detached mount lives as long as its descriptor: here, until the process ends."""
 
 
 def _keep(names: tuple[str, ...]) -> None:
