@@ -6,12 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from portside.content.blobs import BlobStore
-from portside.core.plugin import CONTENT, DIFFER, EVENT, GC, LEASE, METADATA, RUNTIME, SNAPSHOTTER, VERBS, Init, Plugin
+from portside.core.plugin import (
+    CONTENT,
+    DIFFER,
+    EVENT,
+    GC,
+    LEASE,
+    METADATA,
+    RUNTIME,
+    SNAPSHOTTER,
+    VERBS,
+    Init,
+    Plugin,
+    SkipPlugin,
+)
 from portside.engine.events import Exchange
 from portside.metadata.database import Database
 from portside.metadata.store import Metadata
 from portside.snapshots.native import NativeDriver
-from portside.snapshots.overlay import OverlayDriver
+from portside.snapshots.overlay import OverlayDriver, why_unsupported
 
 LOG_DIRECTORY = "log-directory"
 """The export by which clients of ours learn where containers' logs go."""
@@ -19,6 +32,13 @@ LOG_DIRECTORY = "log-directory"
 
 def _root(init: Init) -> Mapping[str, str]:
     return {"root": str(init.root)}
+
+
+def _overlayfs(init: Init) -> OverlayDriver:
+    root = init.make_root()
+    if reason := why_unsupported(root):
+        raise SkipPlugin(reason)
+    return OverlayDriver(root, tuple(init.config.get("mount_options", ())))
 
 
 def _metadata(init: Init) -> Metadata:
@@ -34,7 +54,7 @@ def _present(init: Init) -> Any:
 
 PLUGINS = (
     Plugin(CONTENT, "content", lambda init: BlobStore(init.make_root()), exports=_root),
-    Plugin(SNAPSHOTTER, "overlayfs", lambda init: OverlayDriver(init.make_root()), exports=_root),
+    Plugin(SNAPSHOTTER, "overlayfs", _overlayfs, exports=_root),
     Plugin(SNAPSHOTTER, "native", lambda init: NativeDriver(init.make_root()), exports=_root),
     Plugin(EVENT, "exchange", lambda init: Exchange()),
     Plugin(METADATA, "sqlite", _metadata, requires=(CONTENT, SNAPSHOTTER, EVENT), exports=_root),
