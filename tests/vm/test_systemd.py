@@ -46,7 +46,7 @@ def unit() -> Iterator[None]:
 def image(unit: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with peers.registry(tmp_path_factory.mktemp("registry")) as host:
         reference = images.push(host, "test/busybox", "latest", images.busybox_image())
-        portside("pull", reference)
+        portside("pull", "--plain-http", "-q", reference)
         yield reference
 
 
