@@ -16,7 +16,8 @@ from portside.metadata.schema import NAMESPACES
 from portside.metadata.snapshots import Snapshots
 from portside.metadata.store import Metadata
 
-DEFAULT = "overlayfs"
+PREFERRED = ("overlayfs", "native")
+"""Which snapshotter a namespace without a label for it uses: the first of these that came up."""
 
 
 class LocalServices:
@@ -71,9 +72,10 @@ class LocalServices:
 
     @property
     def default_snapshotter(self) -> str:
-        """The namespace's label for it, or overlayfs."""
+        """The namespace's label for it, or the best that works here."""
         labels = self._metadata.db.state.get(NAMESPACES, (), self.namespace) or {}
-        return labels.get(DEFAULT_SNAPSHOTTER) or DEFAULT
+        known = self._metadata.snapshotters
+        return labels.get(DEFAULT_SNAPSHOTTER) or next((name for name in PREFERRED if name in known), PREFERRED[0])
 
     def snapshotter(self, name: str = "") -> Snapshots:
         """By name; empty is the default."""

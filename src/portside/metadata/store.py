@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from portside.content.blobs import BlobStore
@@ -49,6 +49,11 @@ class Metadata:
     def uuid(self) -> str:
         """The identity of this root."""
         return self.db.uuid
+
+    @property
+    def snapshotters(self) -> Collection[str]:
+        """The names of those that there are."""
+        return self._snapshotters
 
     def content(self, namespace: str, lease: str = "") -> Content:
         """The blobs of ``namespace``."""
