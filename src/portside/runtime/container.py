@@ -385,8 +385,7 @@ class Container:
             if self._channel is not None:
                 self._channel.close()  # after the kill: at the end of file it would leave by itself
                 self._channel = None
-            # A namespace's init ends only when all others in it have ended, so nothing of ours runs after this.
-            pidfds.wait_exit(self._pidfd)
+            # Not waiting for the first process itself: it ends only when those of exec have been reaped, by our caller.
             self.cgroup.remove()
         except OSError as error:
             raise RuntimeFailure.of(f"delete container {self.id}", error) from error

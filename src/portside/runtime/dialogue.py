@@ -78,7 +78,8 @@ class Channel:
         try:
             data, ancillary, _, _ = self._socket.recvmsg(_LIMIT, _socket.CMSG_SPACE(4), flags)
         except ConnectionResetError:
-            raise PeerGone from None
+            # The peer left without reading all that we sent. The kernel tells that once, before its last words.
+            data, ancillary, _, _ = self._socket.recvmsg(_LIMIT, _socket.CMSG_SPACE(4), flags)
         received = -1
         for level, kind, content in ancillary:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:

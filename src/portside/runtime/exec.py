@@ -76,7 +76,11 @@ def _run(entry: Entry, channel: Channel) -> NoReturn:
         inside = os.open("/", O_PATH | os.O_DIRECTORY)
         if entry.terminal_size is not None:
             _console(entry.terminal_size, channel, inside)
-        entry.program.settle(inside, False, _own_proc)
+        proc = _Proc()
+        entry.program.settle(inside, False, proc.open)
+        os.close(inside)
+        proc.close()
+        entry.program.find()
         channel.send(dialogue.READY)
         channel.expect(dialogue.START)
         entry.program.execute([], b"", lambda fd: channel.send(dialogue.LISTENER, fd=fd))
@@ -95,6 +99,21 @@ def _console(size: tuple[int, int], channel: Channel, inside: int) -> None:
     take_terminal(peer)
 
 
-def _own_proc() -> int:
-    """Closed by the execve."""
-    return m.new_mount("proc", [], m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV | m.MOUNT_ATTR_NOEXEC, "proc")
+class _Proc:
+    """A procfs of our own, opened if somebody asks."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self) -> None:
+        self._fd = -1
+
+    def open(self) -> int:
+        """Its root."""
+        if self._fd < 0:
+            self._fd = m.new_mount("proc", [], m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV | m.MOUNT_ATTR_NOEXEC, "proc")
+        return self._fd
+
+    def close(self) -> None:
+        """Close it."""
+        if self._fd >= 0:
+            os.close(self._fd)

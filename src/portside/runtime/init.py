@@ -110,7 +110,9 @@ def _run(launch: Launch, channel: Channel) -> None:
     channel.expect(dialogue.JOINED)
     inside = os.open("/", O_PATH | os.O_DIRECTORY)
     launch.program.settle(inside, True, root.proc)
+    os.close(inside)
     root.close()
+    launch.program.find()
     channel.send(dialogue.READY)
     channel.expect(dialogue.START)
     # A relative working directory was entered in settle; nothing after this looks at paths except execve.

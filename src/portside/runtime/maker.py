@@ -73,8 +73,8 @@ class Child:
         # The real child talks as well as soon as it is there.
         while (message := next_message(self.channel))[0] != dialogue.PID:
             self._early.append(message)
-        pid = int(message[1])
-        self.pid, self.pidfd = pid, pidfds.pidfd_open(pid)
+        self.pid = int(message[1])
+        self.pidfd = pidfds.pidfd_open(self.pid)
         self._reap_between()
 
     def message(self) -> tuple[bytes, bytes, int]:
@@ -92,10 +92,11 @@ class Child:
         """Kill and reap it, close what is open."""
         if self.between is not None:
             if self.pidfd == self.between[1]:
-                self.pidfd = -1
+                self.pid = self.pidfd = -1
             _kill(self.between[1])
             self._reap_between()
-            self._find_child()
+            if self.pid < 0:
+                self._find_child()
         for _, _, fd in self._early:
             if fd >= 0:
                 os.close(fd)
@@ -105,6 +106,10 @@ class Child:
             pidfds.reap(self.pidfd)
             os.close(self.pidfd)
             self.pidfd = -1
+        elif self.pid > 0:
+            # Nobody else reaps it, so the number is still its own.
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
 
     def _find_child(self) -> None:
         """The process in between may have made the real one, and told so, before it was killed."""
@@ -115,7 +120,7 @@ class Child:
         if fd >= 0:
             os.close(fd)
         if kind == dialogue.PID:
-            self.pidfd = pidfds.pidfd_open(int(payload))
+            self.pid = int(payload)
 
 
 def _kill(pidfd: int) -> None:

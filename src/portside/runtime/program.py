@@ -1,8 +1,8 @@
 """From a process that is inside its container to the program: user, directory, capabilities, filter, execve.
 
 The tail that the first process of a container and an exec have in common. The constructor runs in the maker; the other
-methods run in the new process, in their order: ``settle`` does everything that may fail or needs memory, files or
-rights; ``execute``, after the start was allowed, only what a filter or a limit could get in the way of.
+methods run in the new process, in their order: ``settle`` and ``find`` do everything that may fail or needs memory,
+files or rights; ``execute``, after the start was allowed, only what a filter or a limit could get in the way of.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import stat
 from portside.linux import apparmor, capabilities, process, rlimits, terminal
 from portside.linux.capabilities import Capabilities
 from portside.linux.fd import O_PATH
-from portside.linux.openat2 import make_directories, open_in_root
+from portside.linux.openat2 import RESOLVE_NO_MAGICLINKS, make_directories, open_in_root, openat2
 from portside.linux.syscalls import declare, encode
 from portside.runtime import hooks as hook_runner
 from portside.runtime import user
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from portside.runtime.spec import Hook, ProcessSpec
 
 _SYS_ADMIN = 1 << capabilities.NAMES.index("CAP_SYS_ADMIN")
+_AT_FDCWD = -100
+_MAX_INTERPRETERS = 6  # the kernel gives up after five
 _NULL = os.makedev(1, 3)
 _Strings = ctypes.POINTER(ctypes.c_char_p)
 _execve = declare("execve", ctypes.c_char_p, _Strings, _Strings)
@@ -102,11 +104,17 @@ class Program:
         if not arrived:
             _enter_directory(root, spec.cwd, last=True)
         os.umask(spec.user.umask if spec.user.umask >= 0 else 0o022)
-        self._path = encode(find_program(spec.args[0], variables.get("PATH", "")))
-        self._arguments = _strings(spec.args)
-        self._environment = _strings([f"{name}={value}" for name, value in variables.items()])
         if spec.no_new_privileges:
             process.set_no_new_privileges()
+
+    def find(self) -> None:
+        """Look for the program, with no descriptor open any more through which a path could lead out."""
+        spec, variables = self.spec, self.environment
+        path = find_program(spec.args[0], variables.get("PATH", ""))
+        refuse_magic_links(path)
+        self._path = encode(path)
+        self._arguments = _strings(spec.args)
+        self._environment = _strings([f"{name}={value}" for name, value in variables.items()])
 
     def _become_user(self, identity: user.Identity) -> None:
         _step("drop capabilities", self._waiting.drop_bounding)
@@ -250,6 +258,32 @@ def find_program(name: str, search: str) -> str:
         if regular and os.access(candidate, os.X_OK):
             return candidate
     raise RuntimeFailure(step, errno=errno.ENOENT, reason="executable file not found in $PATH")
+
+
+def refuse_magic_links(path: str) -> None:
+    """Refuse a program, or an interpreter of its ``#!`` line, that is reached through a link such as /proc/self/exe.
+
+    At the execve that link still leads to the binary of the runtime, which the container could then open for writing
+    (CVE-2019-5736). The other half of the defence is ``interpreter``: a binary that cannot be written through its link.
+    """
+    name = path
+    for _ in range(_MAX_INTERPRETERS):
+        try:
+            fd = openat2(_AT_FDCWD, name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, 0, RESOLVE_NO_MAGICLINKS)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise RuntimeFailure(f'exec: "{path[:200]}"', reason="leads through a link of /proc") from None
+            return  # it may be executable without being readable; or execve says what is wrong
+        try:
+            head = os.read(fd, 256) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        finally:
+            os.close(fd)
+        if not head.startswith(b"#!"):
+            return
+        words = head[2:].split(b"\n")[0].split()
+        if not words:
+            return
+        name = os.fsdecode(words[0])
 
 
 def take_terminal(peer: int) -> None:
