@@ -134,6 +134,7 @@ class LiveCopy(Sink):
         self._stalled = False
         self.dropped = 0
         """Bytes that nobody was there to read."""
+        self._open()  # A reader that is there sees the end, even of a stream without a byte.
 
     @property
     def fd(self) -> int:
