@@ -230,8 +230,8 @@ class Session:
     def _forget(self, fd: int) -> None:
         try:
             self._epoll.unregister(fd)
-        except (FileNotFoundError, ValueError):
-            pass
+        except (FileNotFoundError, PermissionError, ValueError):
+            pass  # not there, or (EPERM) a regular file, which never was
 
     def _catch_signals(self) -> tuple[int, Callable[[], None]]:
         """Signals arrive as bytes on a pipe; the caller restores what was."""

@@ -28,7 +28,7 @@ class Option:
         self.key = longest.lstrip("-").replace("-", "_")
 
 
-HELP = Option("-h", "--help", help="show this help")
+HELP = ("-h", "--help")
 
 
 class Verb:
@@ -37,7 +37,9 @@ class Verb:
     __slots__ = ("arguments", "name", "options", "summary")
 
     def __init__(self, name: str, arguments: str, summary: str, options: Sequence[Option] = ()) -> None:
-        self.name, self.arguments, self.summary, self.options = name, arguments, summary, (*options, HELP)
+        taken = {word for option in options for word in option.names}
+        help = Option(*[word for word in HELP if word not in taken], help="show this help")
+        self.name, self.arguments, self.summary, self.options = name, arguments, summary, (*options, help)
 
     @property
     def verbatim(self) -> bool:

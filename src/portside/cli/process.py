@@ -57,6 +57,8 @@ class _Follower:
     def __init__(self, context: Context) -> None:
         self._context = context
         self.container = self.exec = ""
+        self._pulling = False
+        self._waiting: list[int] = []
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Remember who it is; show progress of a pull, and why nothing was started."""
@@ -64,14 +66,20 @@ class _Follower:
             print(f"portside: {exited['error']}", file=sys.stderr)
         if started := event.get("started"):
             self.container, self.exec = started["container"], started["exec"]
+            for number in self._waiting:
+                self.signal(number)
         elif (progress := event.get("progress")) and progress["stage"] == "resolving":
             print(f"{progress['object']}: not here, pulling", file=sys.stderr)
+        self._pulling = bool(event.get("progress"))
 
     def signal(self, number: int) -> None:
-        """Hand a signal on; before the start it ends us."""
-        if not self.container:
+        """Hand a signal on. Before the start is known it waits for that; a second one ends us, as one in a pull does."""
+        if self.container:
+            self._ask("Kill", signal=str(number))
+        elif self._pulling or self._waiting:
             raise KeyboardInterrupt
-        self._ask("Kill", signal=str(number))
+        else:
+            self._waiting.append(number)
 
     def resize(self) -> None:
         """Tell the new size."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from portside.client.create import create
@@ -15,8 +16,14 @@ from portside.core.containers import Container
 from portside.core.images import Image
 from portside.core.services import Services
 from portside.core.tasks import Exit, TaskIO
-from portside.errors import CommandNotExecutable, CommandNotFound, NotFound, PermissionDenied
+from portside.errors import CommandNotExecutable, CommandNotFound, PortsideError
 
+_MISSING = re.compile(
+    r"executable file .*not found in \$PATH|\bexec:? .*no such file or directory|executable path is empty", re.I
+)
+_NOT_EXECUTABLE = re.compile(
+    r"\b(exec:? |open executable).*(permission denied|operation not permitted|is a directory|exec format error)", re.I
+)
 MAX_LOG = 64 << 20
 """Bytes of a log before it is rotated; one older file is kept."""
 
@@ -63,11 +70,16 @@ async def run(
 
 
 def command_failure(error: BaseException) -> BaseException:
-    """What the failure of a start says of the command, if it is about that: everything else was looked up before."""
-    if isinstance(error, NotFound):
-        return CommandNotFound(str(error))
-    if isinstance(error, PermissionDenied):
-        return CommandNotExecutable(str(error))
+    """What the failure of a start says of the command, if it is about that.
+
+    By its text: for a process that cannot be made, runtimes (ours, runc, crun) have no status but Unknown.
+    """
+    if isinstance(error, PortsideError):
+        text = str(error)
+        if _MISSING.search(text):
+            return CommandNotFound(text)
+        if _NOT_EXECUTABLE.search(text):
+            return CommandNotExecutable(text)
     return error
 
 
