@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable
 
@@ -16,35 +17,40 @@ from portside.errors import FailedPrecondition, NotFound, PortsideError
 
 async def remove(services: Services, container: Container, *, force: bool = False) -> None:
     """Remove a container; FailedPrecondition if it runs, unless ``force`` kills it first. Missing parts are fine."""
+    await quietly(_delete_task(services, container, force))
+    steps = (services.containers.delete(container.id), _remove_snapshot(services, container), _remove_log(container))
+    for result in await asyncio.gather(*steps, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def _delete_task(services: Services, container: Container, force: bool) -> None:
     try:
-        process = await services.tasks.get(container.id)
+        # Asked to delete rather than for its state: one call where it has ended, which is nearly always.
+        await services.tasks.delete(container.id)
+        return
     except NotFound:
-        process = None
-    if process is not None:
-        if process.status in (Status.RUNNING, Status.PAUSED, Status.PAUSING, Status.CREATED):
-            if not force and process.status is not Status.CREATED:
-                raise FailedPrecondition(f"container {container.id[:12]}: it runs; stop it first, or remove with force")
-            await _kill(services, container.id, process.status)
-        await quietly(services.tasks.delete(container.id))
-    await services.containers.delete(container.id)
-    await _remove_snapshot(services, container)
-    await in_thread(remove_log, container.labels.get(LOG, ""))
+        return
+    except PortsideError as error:
+        # containerd's own shims call it Unknown that the task runs.
+        status = (await services.tasks.get(container.id)).status
+        if status is not Status.STOPPED and not force:
+            raise FailedPrecondition(
+                f"container {container.id[:12]}: it runs; stop it first, or remove with force"
+            ) from error
+    await _kill(services, container.id)
+    await services.tasks.delete(container.id)
 
 
 async def discard(services: Services, container: Container) -> None:
     """Remove whatever there is of a container that did not come to be; never fails."""
     try:
-        process = await services.tasks.get(container.id)
-        await _kill(services, container.id, process.status)
+        await _kill(services, container.id)
         await services.tasks.delete(container.id)
     except PortsideError:
         pass
-    for step in (services.containers.delete(container.id), _remove_snapshot(services, container)):
-        try:
-            await step
-        except PortsideError:
-            continue
-    await in_thread(remove_log, container.labels.get(LOG, ""))
+    steps = (services.containers.delete(container.id), _remove_snapshot(services, container), _remove_log(container))
+    await asyncio.gather(*steps, return_exceptions=True)
 
 
 async def quietly(step: Awaitable[object]) -> None:
@@ -55,7 +61,11 @@ async def quietly(step: Awaitable[object]) -> None:
         return
 
 
-async def _kill(services: Services, id: str, status: Status) -> None:
+async def _kill(services: Services, id: str) -> None:
+    try:
+        status = (await services.tasks.get(id)).status
+    except NotFound:
+        return
     if status in (Status.STOPPED, Status.CREATED):
         # Deleting a created task kills it.
         return
@@ -67,6 +77,10 @@ async def _kill(services: Services, id: str, status: Status) -> None:
         except PortsideError:
             pass
     await quietly(services.tasks.wait(id))
+
+
+async def _remove_log(container: Container) -> None:
+    await in_thread(remove_log, container.labels.get(LOG, ""))
 
 
 async def _remove_snapshot(services: Services, container: Container) -> None:
