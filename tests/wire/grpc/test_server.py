@@ -66,6 +66,9 @@ class Service:
             row("metadata"),
             row("bad_metadata"),
             row("not_a_message"),
+            row("packs"),
+            row("packs_stream", server=True),
+            row("late_header", server=True),
             row("produce", server=True),
             row("produce_framed", server=True),
             row("fails_late", server=True),
@@ -121,6 +124,20 @@ class Service:
 
     async def not_a_message(self, message: Bytes, call: Any) -> Any:
         return None
+
+    async def packs(self, message: Bytes, call: Any) -> Bytes:
+        call.compress()
+        return message
+
+    async def packs_stream(self, message: Bytes, call: Any) -> AsyncIterator[Bytes]:
+        call.compress()
+        yield message
+        yield message
+
+    async def late_header(self, message: Bytes, call: Any) -> AsyncIterator[Bytes]:
+        call.set_header("early", "1")
+        yield message
+        call.set_header("late", "1")
 
     async def produce(self, message: Bytes, call: Any) -> AsyncIterator[Bytes]:
         size, count = map(int, message.raw.split())
@@ -455,7 +472,36 @@ async def test_metadata_that_cannot_be_sent(client: RawClient) -> None:
     assert "'key'" in answer.message
 
 
+@pytest.mark.parametrize(("name", "count"), [("packs", 1), ("packs_stream", 2)])
+async def test_answers_are_compressed_where_the_client_takes_it(client: RawClient, name: str, count: int) -> None:
+    accepts = ((b"grpc-accept-encoding", b"identity, deflate, gzip"),)
+    answer = await client.call(f"/t.S/{name}", b"x" * 1000, fields=accepts)
+    assert answer.headers[b"grpc-encoding"] == b"gzip"
+    assert [(flag, gzip.decompress(raw)) for flag, raw in answer.messages] == [(1, b"x" * 1000)] * count
+    answer = await client.call(f"/t.S/{name}", b"x" * 1000)
+    assert b"grpc-encoding" not in answer.headers
+    assert answer.messages == [(0, b"x" * 1000)] * count
+
+
+async def test_headers_come_before_the_first_message(client: RawClient) -> None:
+    answer = await client.call("/t.S/late_header", b"x")
+    assert answer.headers[b"early"] == b"1"
+    assert answer.messages == [(0, b"x")]
+    assert (answer.status, answer.message) == (9, "metadata 'late': the head of the answer has been sent")
+
+
 # Flow control
+
+
+async def test_a_stream_that_never_waits_lets_others_run(served: Served, client: RawClient) -> None:
+    """A reader as fast as the writer: neither windows nor the socket ever suspend the handler."""
+    async with await served.connect(Limits(initial_window=1 << 30, connection_window=1 << 30)) as greedy:
+        stream = greedy.open(request("/t.S/produce"), frame(b"1000 20000"))
+        reading = asyncio.create_task(greedy.finish(stream))
+        await until(lambda: served.service.produced)
+        assert (await client.call(ECHO, b"x")).status == OK
+        assert served.service.produced < 20000
+        await reading
 
 
 async def test_a_slow_reader_suspends_the_handler(served: Served) -> None:

@@ -27,6 +27,7 @@ from tests.wire.http2.scripts import (
     RST_STREAM,
     TRAILERS,
     Clock,
+    client,
     data,
     frame,
     frames,
@@ -213,6 +214,18 @@ def test_memory_of_resets_is_bounded() -> None:
         clock.now += 1
         connection.receive_data(headers(2 * number + 1) + rst(2 * number + 1))
     assert len(connection._gone) == 1000
+
+
+def test_a_client_may_cancel_as_often_as_it_likes() -> None:
+    """What is on its way then, the server's reset included, is no flood of the server's."""
+    connection = client()
+    for _ in range(5000):
+        stream = connection.open_stream(REQUEST, True)
+        connection.reset_stream(stream, 8)
+        late = headers(stream, RESPONSE) + data(stream) + headers(stream, TRAILERS, True) + rst(stream)
+        assert connection.receive_data(late) == []
+        connection.data_to_send()
+    assert connection.can_open_stream
 
 
 # Keepalive (gRPC: "client-side keepalive", enforcement by the server)

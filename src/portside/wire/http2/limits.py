@@ -76,3 +76,6 @@ BURSTS: dict[str, tuple[int, float]] = {
     "empty": (1000, 100.0),  # DATA and CONTINUATION without content (CVE-2019-9518)
     "ignored": (1000, 100.0),  # PRIORITY, unknown frames, frames on streams that are over
 }
+
+FORGIVEN_TO_SERVERS = frozenset(("reset", "empty", "ignored"))
+"""What a client does not count: answers to calls that it has cancelled itself come as such."""

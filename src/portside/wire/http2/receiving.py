@@ -55,6 +55,7 @@ from portside.wire.http2.frames import (
 )
 from portside.wire.http2.headers import REQUEST, RESPONSE, TRAILERS, check
 from portside.wire.http2.hpack import Decoder
+from portside.wire.http2.limits import FORGIVEN_TO_SERVERS
 from portside.wire.http2.sending import RESET_BY_PEER, RESET_BY_US, Sending, Stream
 
 TYPE_CHECKING = False
@@ -174,6 +175,8 @@ class Receiving(Sending):
 
     def _spend(self, kind: str) -> None:
         """Count a frame of a kind that must not come too often."""
+        if self.client and kind in FORGIVEN_TO_SERVERS:
+            return
         burst, rate = self.limits.bursts[kind]
         now = self._clock()
         tokens, then = self._buckets.get(kind, (float(burst), now))
