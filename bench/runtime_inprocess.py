@@ -1,4 +1,4 @@
-"""Our OCI runtime in this process against ``runc run`` and ``runc exec``: same bundle, same run, taking turns.
+"""Our OCI runtime in a process like a shim against ``runc run`` and ``runc exec``: same bundle, same run, taking turns.
 
 The bundle is what clients ask for by default: overlay root, nine mounts and devices, masked and read-only paths, 14
 capabilities, no_new_privileges, the default seccomp profile, one limit.
@@ -8,22 +8,16 @@ Usage: python -m bench.runtime_inprocess [ROUNDS]
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import json
-import os
 import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bench.measure import HEAD, Row, alternate, command
-from portside.linux import mount
 from portside.oci.seccomp_default import default_profile
-from portside.runtime.container import Container, Stdio
 
 _CAPABILITIES = [
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
@@ -75,9 +69,8 @@ def default_spec(*args: str) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def bundle(directory: Path, overlay: bool) -> Iterator[tuple[Path, list[tuple[str, str]]]]:
-    """A bundle with busybox in its root, and the options of an overlay over the same files."""
+def make_bundle(directory: Path) -> None:
+    """A bundle with busybox in its root, and directories for an overlay over it."""
     root = directory / "rootfs"
     for name in ("bin", "proc", "sys", "dev", "run", "etc"):
         (root / name).mkdir(parents=True)
@@ -86,64 +79,46 @@ def bundle(directory: Path, overlay: bool) -> Iterator[tuple[Path, list[tuple[st
     (root / "bin/busybox").chmod(0o755)
     for name in ("true", "sh", "sleep"):
         (root / "bin" / name).symlink_to("busybox")
-    for name in ("upper", "work"):
+    for name in ("u", "w"):
         (directory / name).mkdir()
-    options = [(f"{name}dir", str(directory / name)) for name in ("upper", "work")]
-    yield directory, [("lowerdir", str(root)), *options]
+    (directory / "config.json").write_text(json.dumps(default_spec("/bin/true")))
 
 
-def run_ours(path: Path, spec: dict[str, Any], overlay: list[tuple[str, str]], cache: str) -> None:
-    """Overlay made, container created, started, awaited, deleted, overlay gone."""
-    rootfs = mount.new_mount("overlay", overlay)
-    try:
-        container = Container.create("bench", str(path), spec, Stdio(), rootfs_fd=rootfs, cache_dir=cache)
-        container.start()
-        os.waitid(os.P_PIDFD, container.init.pidfd, os.WEXITED)
-        os.close(container.init.pidfd)
-        container.delete()
-    finally:
-        os.close(rootfs)
+class Worker:
+    """``runtime_worker`` with orders and answers."""
 
+    def __init__(self, bundle: str) -> None:
+        here = Path(__file__).parent
+        words = [sys.executable, "-I", "-S", str(here / "runtime_worker.py"), str(here.parent / "src"), bundle]
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
 
-def exec_ours(container: Container, process: dict[str, Any]) -> None:
-    """One process run to its end in ``container``."""
-    made = container.exec(process, Stdio())
-    os.waitid(os.P_PIDFD, made.pidfd, os.WEXITED)
-    os.close(made.pidfd)
+    def order(self, letter: bytes) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(letter)
+        if self._process.stdout.read(1) != b".":
+            raise RuntimeError("the worker died")
+
+    def close(self) -> None:
+        self._process.communicate()
 
 
 def measure(rounds: int) -> list[Row]:
     """All rows of this module."""
-    with tempfile.TemporaryDirectory(prefix="portside-bench-") as name, bundle(Path(name), True) as (path, overlay):
-        spec = default_spec("/bin/true")
-        (path / "config.json").write_text(json.dumps(spec))
+    with tempfile.TemporaryDirectory(prefix="portside-bench-") as name:
+        make_bundle(Path(name))
         runc = ("runc", "--root", f"{name}/runc")
-        run = alternate(
-            [
-                lambda: run_ours(path, copy.deepcopy(spec), overlay, f"{name}/cache"),
-                command(*runc, "run", "--bundle", name, "portside-bench"),
-            ],
-            rounds,
-        )
-        idle = default_spec("/bin/sleep", "1000")
-        container = Container.create("idle", name, idle, Stdio(), cache_dir=f"{name}/cache")
-        container.start()
-        (path / "config.json").write_text(json.dumps(idle))
-        subprocess.run([*runc, "run", "-d", "--bundle", name, "portside-idle"], check=True, stdin=subprocess.DEVNULL,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        worker = Worker(name)
+        run = alternate([lambda: worker.order(b"r"), command(*runc, "run", "--bundle", name, "portside-bench")], rounds)
+        (Path(name) / "config.json").write_text(json.dumps(default_spec("/bin/sleep", "1000")))
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.run([*runc, "run", "-d", "--bundle", name, "portside-idle"], check=True, **quiet)
+        worker.order(b"i")
         try:
-            into = alternate(
-                [
-                    lambda: exec_ours(container, spec["process"]),
-                    command(*runc, "exec", "portside-idle", "/bin/true"),
-                ],
-                rounds,
-            )
+            into = alternate([lambda: worker.order(b"e"), command(*runc, "exec", "portside-idle", "/bin/true")], rounds)
         finally:
             subprocess.run([*runc, "delete", "-f", "portside-idle"], check=True)
-            container.kill(9)
-            os.waitpid(container.init.pid, 0)
-            container.delete()
+            worker.order(b"d")
+            worker.close()
     return [
         Row("create, start, exit, delete, in process", "runc run", *run, "ms", 0.25),
         Row("exec and exit, in process", "runc exec", *into, "ms"),

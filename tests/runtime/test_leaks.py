@@ -69,7 +69,7 @@ _STEPS: list[tuple[Any, str]] = [
     (init.process, "close_all_but"), (init.process, "reset_signals"), (init.os, "setsid"),
     (init.netns, "loopback_up"), (init.ns, "unshare"), (init.process, "set_hostname"), (init, "_attach_root"),
     (roots, "set_sysctl"), (mounts.FilesystemMount, "run"), (mounts.BindMount, "run"), (mounts.CgroupMount, "run"),
-    (devices.DeviceNode, "run"), (devices.DevLinks, "run"), (init, "open_console"), (init, "mount_console"),
+    (devices.DefaultNodes, "run"), (devices.DevLinks, "run"), (init, "open_console"), (init, "mount_console"),
     (init, "take_terminal"), (roots, "pivot"), (masks.MaskPaths, "run"), (masks.ReadonlyPaths, "run"),
     (program.user, "resolve"), (program.process, "join_session_keyring"), (program, "_enter_directory"),
     (program, "find_program"), (program.capabilities, "capset"), (program.os, "setresuid"),

@@ -183,8 +183,10 @@ def set_attributes(
     _mount_setattr(fd, encode(path), flags, attr, ctypes.sizeof(attr))
 
 
+_statfs_buffer = (ctypes.c_long * 32)()
+
+
 def filesystem_type(fd: int) -> int:
     """The magic number of the file system that ``fd`` is open on (fstatfs(2): ``f_type``)."""
-    buffer = (ctypes.c_long * 32)()
-    _fstatfs(fd, buffer)
-    return int(buffer[0])
+    _fstatfs(fd, _statfs_buffer)
+    return int(_statfs_buffer[0])

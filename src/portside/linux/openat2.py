@@ -57,6 +57,17 @@ def open_in_root(root: int, path: str, flags: int = O_PATH, resolve: int = 0) ->
     return openat2(root, path, flags, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve)
 
 
+def find_in_root(root: int, path: str, flags: int = O_PATH) -> int:
+    """As :func:`open_in_root`, but -1 where nothing is at ``path`` (cheaper than an exception)."""
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    found = _openat2.attempt(root, encode(path), how, _HOW_SIZE)
+    if found >= 0:
+        return found
+    if found in (-errno.ENOENT, -errno.ENOTDIR):
+        return -1
+    return open_in_root(root, path, flags)
+
+
 def open_plain(root: int, path: str, flags: int = O_PATH) -> int:
     """Open ``path`` below ``root`` where no component may be a symbolic link (ELOOP). The caller closes the result."""
     return openat2(root, path.lstrip("/") or ".", flags, 0, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
@@ -68,27 +79,46 @@ def make_directories(root: int, path: str, mode: int = 0o755) -> int:
     Existing links are followed inside the root; a link to nothing is made into the directory it points to.
     Made directories get exactly ``mode``, whatever the umask, and inherit a set-group-ID bit.
     """
-    try:
-        return open_in_root(root, path, O_PATH | os.O_DIRECTORY)
-    except FileNotFoundError:
+    found = find_in_root(root, path, O_PATH | os.O_DIRECTORY)
+    if found < 0:
+        found = _make_last(root, path, mode)
+    if found < 0:
         parent, name = make_parent(root, path)
         with parent:
-            return _make_directory(parent.fileno(), name, mode)
+            found = _make_directory(parent.fileno(), name, mode)
+    return found
+
+
+def _make_last(root: int, path: str, mode: int) -> int:
+    """The common case: only the last component is missing. -1 if it is another case."""
+    above, name = os.path.split(path.rstrip("/"))
+    if name in ("", ".", ".."):
+        return -1
+    parent = find_in_root(root, above or "/", O_PATH | os.O_DIRECTORY)
+    if parent < 0:
+        return -1
+    try:
+        os.mkdir(name, mode, dir_fd=parent)
+        return _open_made(parent, name, mode)
+    except FileExistsError:
+        return -1  # a link to nothing, or no directory
+    finally:
+        os.close(parent)
 
 
 def make_file(root: int, path: str, mode: int = 0o644, directory_mode: int = 0o755) -> int:
     """Open the file ``path`` below ``root`` for use as a place to mount on, making what is missing (O_PATH)."""
-    try:
-        return open_in_root(root, path)
-    except FileNotFoundError:
-        parent, name = make_parent(root, path, directory_mode)
-        with parent:
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
-            try:
-                os.close(openat2(parent.fileno(), name, flags, mode, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS))
-            except FileExistsError:
-                pass  # Somebody else made it between the two looks; what it is, is seen below.
-            return openat2(parent.fileno(), name, O_PATH | os.O_NOFOLLOW, 0, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+    found = find_in_root(root, path)
+    if found >= 0:
+        return found
+    parent, name = make_parent(root, path, directory_mode)
+    with parent:
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
+        try:
+            os.close(openat2(parent.fileno(), name, flags, mode, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS))
+        except FileExistsError:
+            pass  # Somebody else made it between the two looks; what it is, is seen below.
+        return openat2(parent.fileno(), name, O_PATH | os.O_NOFOLLOW, 0, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
 
 
 def make_parent(root: int, path: str, mode: int = 0o755) -> tuple[OwnedFd, str]:
@@ -146,18 +176,21 @@ def _make_directory(parent: int, name: str, mode: int) -> int:
     """Make or open the directory ``name`` (one component, not a link) in ``parent``."""
     try:
         os.mkdir(name, mode, dir_fd=parent)
-        made = True
     except FileExistsError:
-        made = False
+        return openat2(parent, name, O_PATH | os.O_DIRECTORY, 0, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+    return _open_made(parent, name, mode)
+
+
+def _open_made(parent: int, name: str, mode: int) -> int:
+    """Open the directory that was just made, and give it the mode that the umask took from it."""
     found = openat2(parent, name, O_PATH | os.O_DIRECTORY, 0, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
-    if made:
-        try:
-            bits = os.fstat(found).st_mode
-            if bits & 0o777 != mode:
-                # Not by name: another process may have exchanged it. Linux cannot fchmod an O_PATH descriptor.
-                with OwnedFd(openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY, 0, RESOLVE_NO_SYMLINKS)) as readable:
-                    os.fchmod(readable.fileno(), mode | (bits & stat.S_ISGID))
-        except BaseException:
-            os.close(found)
-            raise
+    try:
+        bits = os.fstat(found).st_mode
+        if bits & 0o777 != mode:
+            # Not by name: another process may have exchanged it. Linux cannot fchmod an O_PATH descriptor.
+            with OwnedFd(openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY, 0, RESOLVE_NO_SYMLINKS)) as readable:
+                os.fchmod(readable.fileno(), mode | (bits & stat.S_ISGID))
+    except BaseException:
+        os.close(found)
+        raise
     return found

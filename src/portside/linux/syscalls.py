@@ -133,6 +133,16 @@ class Syscall:
             if code != errno.EINTR:
                 fail(code, self.name, arguments)
 
+    def attempt(self, *arguments: Any) -> int:
+        """Make the call where a failure is ordinary: its result, or the errno as a negative number."""
+        while True:
+            result: int = self._function(self._number, *arguments)
+            if result >= 0:
+                return result
+            code = ctypes.get_errno()
+            if code != errno.EINTR:
+                return -code
+
 
 def declare(name: str, *argtypes: Any) -> Syscall:
     """Declare system call ``name`` with the ctypes of its arguments; once for each call, at module level."""

@@ -64,11 +64,12 @@ class DeviceNode(Operation):
         directory, name = os.path.split(self.path)
         parent = root.mountpoint(directory, True)
         try:
-            self._make(parent, name)
+            self.make(parent, name)
         finally:
             os.close(parent)
 
-    def _make(self, parent: int, name: str) -> None:
+    def make(self, parent: int, name: str) -> None:
+        """Make it as ``name`` in the directory ``parent``."""
         try:
             os.mknod(name, self.mode, self.device, dir_fd=parent)
         except FileExistsError:
@@ -91,6 +92,40 @@ class DeviceNode(Operation):
                 os.close(place)
         finally:
             os.close(fd)
+
+
+class DefaultNodes(Operation):
+    """The devices that every container has, except ``others``, which the spec has itself."""
+
+    __slots__ = ("others",)
+
+    def __init__(self, others: frozenset[str]) -> None:
+        self.others = others
+
+    def nodes(self) -> list[DeviceNode]:
+        """One by one."""
+        return [
+            DeviceNode(f"/dev/{name}", stat.S_IFCHR | 0o666, os.makedev(major, minor))
+            for name, major, minor in _DEFAULTS
+            if f"/dev/{name}" not in self.others
+        ]
+
+    def describe(self) -> str:
+        """See ``Operation``."""
+        return "make the default devices"
+
+    def run(self, root: Root) -> None:
+        """See ``Operation``."""
+        if root.user_namespace:
+            for node in self.nodes():
+                node.run(root)
+            return
+        directory = root.mountpoint("/dev", True)
+        try:
+            for node in self.nodes():
+                node.make(directory, node.path[5:])
+        finally:
+            os.close(directory)
 
 
 class DevLinks(Operation):
@@ -127,11 +162,6 @@ def _link(directory: int, name: str, target: str) -> None:
         if os.path.islink(f"/proc/self/fd/{directory}/{name}"):
             return
         raise
-
-
-def default_nodes() -> list[Operation]:
-    """The operations for what every container has in /dev."""
-    return [DeviceNode(f"/dev/{name}", stat.S_IFCHR | 0o666, os.makedev(*number)) for name, *number in _DEFAULTS]
 
 
 def open_console(root: int, width: int, height: int) -> tuple[int, int]:

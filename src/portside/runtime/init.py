@@ -7,6 +7,7 @@ One thread, no imports, no logging: a failure goes to the maker as a message (``
 from __future__ import annotations
 
 import errno
+import gc
 import os
 
 from portside.linux import mount as m
@@ -81,6 +82,7 @@ def leave(channel: Channel, error: BaseException) -> NoReturn:
 def run(launch: Launch, channel: Channel) -> NoReturn:
     """Be the first process."""
     try:
+        gc.disable()  # it would touch, and so copy, every page of our maker's objects
         place_stdio(launch.stdio)
         process.close_all_but([0, 1, 2, channel.fileno(), *launch.descriptors()])
         _run(launch, channel)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
@@ -94,10 +93,8 @@ class ReadonlyPaths(Operation):
 
 def _open_if_there(root: Root, path: str) -> int:
     try:
-        return root.open(path)
+        return root.find(path)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            return -1
         raise RuntimeFailure.of("open path to cover", error, path) from error
 
 

@@ -88,9 +88,8 @@ class FilesystemMount(Operation):
     def _place(self, root: Root) -> tuple[int, bool]:
         if self.fstype in ("proc", "sysfs"):
             return _ordinary_directory(root, self.destination), True
-        try:
-            place, existed = root.open(self.destination, O_PATH | os.O_DIRECTORY), True
-        except FileNotFoundError:
+        place, existed = root.find(self.destination, O_PATH | os.O_DIRECTORY), True
+        if place < 0:
             place, existed = root.mountpoint(self.destination, True), False
         try:
             refuse_in_proc(root, place, self.destination, is_proc=False)
@@ -125,9 +124,8 @@ class FilesystemMount(Operation):
     def _new(self, root: Root, place: int, existed: bool, attributes: int) -> int:
         data = self.options.data
         if self.fstype == "proc" and not data:
-            fd = root.take_proc()
+            fd = root.take_proc(attributes)
             if fd >= 0:
-                m.set_attributes(fd, attributes, _ALL_ATTRIBUTES & ~attributes)
                 return fd
         if self.fstype == "tmpfs" and existed and not any(name == "mode" for name, _ in data):
             # What is covered lends its mode, as if the tmpfs had always been there.

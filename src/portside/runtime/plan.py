@@ -7,7 +7,7 @@ import os
 from portside.errors import InvalidArgument
 from portside.linux import mount as m
 from portside.runtime import options as mount_options
-from portside.runtime.devices import DeviceNode, DevLinks, default_nodes
+from portside.runtime.devices import DefaultNodes, DeviceNode, DevLinks
 from portside.runtime.masks import MaskPaths, ReadonlyPaths
 from portside.runtime.mounts import BindMount, CgroupMount, FilesystemMount, Operation
 
@@ -43,8 +43,7 @@ def root_plan(spec: Spec, bundle: str) -> RootPlan:
         mount.destination == "/dev" and isinstance(op, BindMount) for mount, op in zip(spec.mounts, mounts, strict=True)
     ):
         wanted = {device.path: DeviceNode.of(device) for device in spec.devices}
-        defaults = [node for node in default_nodes() if isinstance(node, DeviceNode) and node.path not in wanted]
-        devices = [*defaults, *wanted.values(), DevLinks()]
+        devices = [DefaultNodes(frozenset(wanted)), *wanted.values(), DevLinks()]
     covers: list[Operation] = []
     if spec.readonly_paths:
         covers.append(ReadonlyPaths(spec.readonly_paths))

@@ -16,6 +16,7 @@ from portside.linux.openat2 import (
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
     RESOLVE_NO_XDEV,
+    find_in_root,
     make_directories,
     make_file,
     open_in_root,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from portside.linux.cgroups import Cgroup
+
+_PROC_ATTRIBUTES = m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV | m.MOUNT_ATTR_NOEXEC
 
 
 class Root:
@@ -59,18 +62,26 @@ class Root:
         """Open a place to mount on, making it if need be; the caller closes it."""
         return make_directories(self.fd, path) if directory else make_file(self.fd, path)
 
+    def find(self, path: str, flags: int = O_PATH) -> int:
+        """As :meth:`open`, but -1 if nothing is there."""
+        return find_in_root(self.fd, path, flags)
+
     def proc(self) -> int:
         """A procfs of our own, which nobody can have mounted anything over (kept open)."""
         if self._proc < 0:
-            self._proc = m.new_mount("proc", [], m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV | m.MOUNT_ATTR_NOEXEC, "proc")
+            self._proc = m.new_mount("proc", [], _PROC_ATTRIBUTES, "proc")
         return self._proc
 
-    def take_proc(self) -> int:
-        """The same for attaching it in the container, or -1 if that has been done."""
+    def take_proc(self, attributes: int) -> int:
+        """The same for attaching it in the container, with MOUNT_ATTR_* ``attributes``; -1 if that has been done."""
         if self._proc_attached:
             return -1
         self._proc_attached = True
-        return self.proc()
+        if self._proc < 0:
+            self._proc = m.new_mount("proc", [], attributes, "proc")
+        elif attributes != _PROC_ATTRIBUTES:
+            m.set_attributes(self._proc, attributes, _PROC_ATTRIBUTES & ~attributes)
+        return self._proc
 
     def keeps(self, fd: int) -> bool:
         """Whether ``fd`` is our own procfs, which :meth:`close` closes."""

@@ -17,6 +17,8 @@ from portside.runtime.spec import MAX_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from portside.runtime.spec import User
 
 #: The largest passwd or group file that is read, in bytes.
@@ -93,24 +95,20 @@ def _group_number(name: str, root: int) -> int:
     raise RuntimeFailure(f"unable to find group {name}", reason="no matching entries in group file")
 
 
-def passwd_entries(root: int) -> list[tuple[str, int, int, str]]:
+def passwd_entries(root: int) -> Iterator[tuple[str, int, int, str]]:
     """(name, uid, gid, home) of the container's users; broken lines are left out."""
-    found = []
     for line in _lines(root, "/etc/passwd"):
         fields = line.split(":")
         if len(fields) >= 6 and (uid := _entry_id(fields[2])) is not None and (gid := _entry_id(fields[3])) is not None:
-            found.append((fields[0], uid, gid, fields[5]))
-    return found
+            yield fields[0], uid, gid, fields[5]
 
 
-def group_entries(root: int) -> list[tuple[str, int, list[str]]]:
+def group_entries(root: int) -> Iterator[tuple[str, int, list[str]]]:
     """(name, gid, members) of the container's groups; broken lines are left out."""
-    found = []
     for line in _lines(root, "/etc/group"):
         fields = line.split(":")
         if len(fields) >= 4 and (gid := _entry_id(fields[2])) is not None:
-            found.append((fields[0], gid, fields[3].split(",")))
-    return found
+            yield fields[0], gid, fields[3].split(",")
 
 
 def _entry_id(text: str) -> int | None:
@@ -138,7 +136,7 @@ def _lines(root: int, path: str) -> list[str]:
         chunks = []
         size = 0
         # What /proc and the like hold has no size before it is read.
-        while size <= MAX_FILE_BYTES and (chunk := os.read(fd, 1 << 20)):
+        while size <= MAX_FILE_BYTES and (chunk := os.read(fd, max(4096, min(status.st_size + 1, 1 << 20)))):
             chunks.append(chunk)
             size += len(chunk)
     except OSError as error:
