@@ -50,7 +50,10 @@ async def exec_process(
             await services.tasks.delete(container.id, exec_id)
         except PortsideError:
             pass
-        raise command_failure(error) from error
+        failure = command_failure(error)
+        if failure is error:
+            raise
+        raise failure from error
     return exec_id
 
 

@@ -65,7 +65,10 @@ async def run(
         pid = await start(services, made.container, io, made.rootfs)
     except BaseException as error:
         await discard(services, made.container)
-        raise command_failure(error) from error
+        failure = command_failure(error)
+        if failure is error:
+            raise
+        raise failure from error
     return Running(made.container, pid)
 
 
