@@ -15,7 +15,7 @@ from portside.client.labels import NAME
 from portside.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PortsideError
 from portside.sdk import Client, Volume
 from portside.sdk.process import SETTLE_SECONDS
-from tests.support import leftovers
+from tests.support import images, leftovers
 from tests.support.containerd import containerd
 from tests.support.peers import Daemon, need_root
 
@@ -270,13 +270,28 @@ async def _snapshots(c: Client) -> set[str]:
     return {snapshot.name async for snapshot in c.services.snapshotter().walk()}
 
 
-async def test_labels_of_the_image_are_taken_over_with_care(c: Client, image: portside.sdk.Image) -> None:
-    task = await c.run(image, ["true"], labels={"mine": "1"})
+async def test_labels_of_the_image_are_taken_over_with_care(c: Client, registry: str) -> None:
+    """CVE-2026-53488: an image must not tell the engine what to do."""
+    given = {
+        "containerd.io/restart.status": "running",
+        "containerd.io/restart.loguri": "binary:///bin/sh?-c=touch /owned",
+        "io.cri-containerd.kind": "container",
+        "portside.io/auto-remove": "true",
+        "long": "x" * 5000,
+        "maintainer": "somebody",
+    }
+    made = images.busybox_image(Labels=given, StopSignal="SIGUSR1")
+    image = await c.pull(images.push(registry, "test/labelled", "v1", made))
+    task = await c.run(image, ["true"], labels={"mine": "1", "containerd.io/asked": "for"})
     try:
-        assert task.container.labels["mine"] == "1"
-        assert task.container.labels[NAME] == task.name
+        labels = dict(task.container.labels)
+        assert not set(given) & set(labels) - {"maintainer"}
+        assert (labels["maintainer"], labels["mine"], labels["containerd.io/asked"]) == ("somebody", "1", "for")
+        assert labels["io.containerd.image.config.stop-signal"] == "SIGUSR1"
+        assert labels[NAME] == task.name
     finally:
         await task.remove(force=True)
+        await c.remove_image(image)
 
 
 async def test_tag_inspect_and_remove_an_image(c: Client, image: portside.sdk.Image) -> None:

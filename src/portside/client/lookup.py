@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from portside.client.labels import NAME
+from portside.client.names import check_name
 from portside.core.containers import Container
 from portside.core.images import Image
 from portside.core.services import Services
 from portside.errors import FailedPrecondition, InvalidArgument, NotFound
 from portside.oci.reference import Reference
-
-MIN_PREFIX = 1
 
 
 def name_of(container: Container) -> str:
@@ -25,7 +26,7 @@ async def find_container(services: Services, text: str) -> Container:
         return await services.containers.get(text)
     except (NotFound, InvalidArgument):
         pass
-    named = await services.containers.list([f'labels."{NAME}"=={_quoted(text)}'])
+    named = await _named(services, text)
     if named:
         return named[0]
     if text.isascii() and text.isalnum():
@@ -39,13 +40,19 @@ async def find_container(services: Services, text: str) -> Container:
 
 async def is_name_free(services: Services, name: str) -> bool:
     """Whether no container has ``name`` as its name or its id."""
-    if await services.containers.list([f'labels."{NAME}"=={_quoted(name)}']):
-        return False
     try:
         await services.containers.get(name)
     except (NotFound, InvalidArgument):
-        return True
+        return not await _named(services, name)
     return False
+
+
+async def _named(services: Services, name: str) -> Sequence[Container]:
+    """Those that carry the name; nothing that could not be a name gets into a filter."""
+    try:
+        return await services.containers.list([f'labels."{NAME}"=="{check_name(name)}"'])
+    except InvalidArgument:
+        return ()
 
 
 async def find_image(services: Services, text: str) -> Image:
@@ -75,8 +82,3 @@ async def _by_digest(services: Services, text: str) -> Image | None:
     if len({image.target.digest for image in found}) > 1:
         raise FailedPrecondition(f"image {text!r}: {len(found)} digests start so")
     return found[0] if found else None
-
-
-def _quoted(text: str) -> str:
-    """A filter's value: quoted, since it comes from people."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
