@@ -130,7 +130,7 @@ def test_output_is_exact_and_whole(daemon: Daemon, image: str) -> None:
 
 
 def test_terminal_has_our_size(daemon: Daemon, image: str) -> None:
-    script = "tty; stty size; trap 'stty size; exit 3' WINCH; echo ready; while :; do sleep 0.1; done"
+    script = "stty size; tty; trap 'stty size; exit 3' WINCH; echo ready; while :; do sleep 0.1; done"
     with Terminal(*command(daemon, "run", "--rm", "-it", image, "sh", "-c", script), rows=31, columns=97) as terminal:
         terminal.wait_for(b"ready")
         assert b"/dev/pts/0" in terminal.output

@@ -73,7 +73,7 @@ class _Follower:
         self._pulling = bool(event.get("progress"))
 
     def signal(self, number: int) -> None:
-        """Hand a signal on. Before the start is known it waits for that; a second one ends us, as one in a pull does."""
+        """Hand a signal on; before the start is known it waits for that. A second one, or one in a pull, ends us."""
         if self.container:
             self._ask("Kill", signal=str(number))
         elif self._pulling or self._waiting:

@@ -10,7 +10,7 @@ from typing import Any
 
 from portside.client.image_user import image_user
 from portside.client.run import Attached, command_failure
-from portside.client.spec import ALL_CAPABILITIES, capability_sets, merge_env
+from portside.client.spec import ALL_CAPABILITIES, capability_sets, console_size, merge_env
 from portside.core.anymessage import PROCESS, AnyMessage
 from portside.core.containers import Container
 from portside.core.services import Services
@@ -28,6 +28,8 @@ class ExecOptions:
     user: str = ""
     tty: bool = False
     privileged: bool = False
+    console_size: tuple[int, int] = (0, 0)
+    """Columns and rows, as in ``RunOptions``."""
 
 
 async def exec_process(
@@ -65,6 +67,7 @@ async def _process(services: Services, container: Container, options: ExecOption
     process["env"] = merge_env(process.get("env") or [], ["TERM=xterm"] if options.tty else [], options.env)
     process["terminal"] = options.tty
     process.pop("consoleSize", None)
+    process |= console_size(options.tty, options.console_size)
     if options.cwd:
         process["cwd"] = options.cwd if options.cwd.startswith("/") else f"/{options.cwd}"
     if options.user:

@@ -49,6 +49,8 @@ class RunOptions:
     """``user[:group]``, numbers or names of the image; empty: the image's own."""
     groups: Sequence[str] = ()
     tty: bool = False
+    console_size: tuple[int, int] = (0, 0)
+    """Columns and rows that a terminal has from the beginning; zeros: what the kernel gives."""
     hostname: str = ""
     volumes: Sequence[Volume] = ()
     tmpfs: Sequence[str] = ()

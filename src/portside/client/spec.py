@@ -97,9 +97,16 @@ def make_process(config: ImageConfig, options: RunOptions, user: User) -> dict[s
     }
     if options.tty:
         process["terminal"] = True
+    process |= console_size(options.tty, options.console_size)
     if options.no_new_privileges and not options.privileged:
         process["noNewPrivileges"] = True
     return process
+
+
+def console_size(terminal: bool, size: tuple[int, int]) -> dict[str, Any]:
+    """``consoleSize`` of a process, as fields to add: none without a terminal or a size of columns and rows."""
+    columns, rows = size
+    return {"consoleSize": {"height": rows, "width": columns}} if terminal and columns and rows else {}
 
 
 def merge_env(*lists: Sequence[str]) -> list[str]:

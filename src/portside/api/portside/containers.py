@@ -21,7 +21,7 @@ from portside.client.places import Places
 from portside.client.progress import ProgressCallback
 from portside.client.pull import PullOptions, pull
 from portside.client.remove import quietly, remove
-from portside.client.run import Attached, Running, run, stream_io
+from portside.client.run import Attached, run, stream_io
 from portside.client.signals import parse_signal
 from portside.client.start import start
 from portside.client.stats import Stats, stats
@@ -68,7 +68,6 @@ class ContainerVerbs:
             yield _not_started(error)
             return
         ending = self._auto_remove.watch(services, running.container) if request.remove else None
-        await _resize(services, running, request.streams)
         yield _started(running.container, running.pid)
         if not request.detach:
             ended = await (asyncio.shield(ending) if ending else services.tasks.wait(running.container.id))
@@ -95,7 +94,7 @@ class ContainerVerbs:
         container = await find_container(services, request.container)
         options = ExecOptions(
             tuple(request.args), tuple(request.env), request.workdir, request.user, request.streams.terminal,
-            request.privileged,
+            request.privileged, (request.streams.width, request.streams.height),
         )  # fmt: skip
         attached = None if request.detach else _attached(request.streams)
         try:
@@ -103,8 +102,6 @@ class ContainerVerbs:
         except (CommandNotFound, CommandNotExecutable) as error:
             yield _not_started(error)
             return
-        if request.streams.terminal and request.streams.width:
-            await quietly(services.tasks.resize(container.id, request.streams.width, request.streams.height, exec_id))
         yield pb.RunEvent(started=pb.Started(container=container.id, name=name_of(container), exec=exec_id))
         if not request.detach:
             ended = await services.tasks.wait(container.id, exec_id)
@@ -229,11 +226,6 @@ async def _image(services: Services, text: str) -> Image | None:
         return await find_image(services, text)
     except NotFound:
         return None
-
-
-async def _resize(services: Services, running: Running, streams: pb.Streams) -> None:
-    if streams.terminal and streams.width:
-        await quietly(services.tasks.resize(running.container.id, streams.width, streams.height))
 
 
 def _attached(streams: pb.Streams) -> Attached:

@@ -20,6 +20,7 @@ def run_options(request: pb.RunRequest) -> RunOptions:
         cwd=request.workdir,
         user=request.user,
         tty=request.streams.terminal,
+        console_size=(request.streams.width, request.streams.height),
         hostname=request.hostname,
         volumes=tuple(Volume.parse(text) for text in request.volumes),
         tmpfs=tuple(request.tmpfs),
