@@ -109,7 +109,7 @@ def script(connection: h2.connection.H2Connection, plan: list[tuple[Any, ...]]) 
                     connection.prioritize(streams[which])
                 case "goaway", (code,):
                     connection.close_connection(code)
-        except (h2.exceptions.ProtocolError, IndexError):
+        except (h2.exceptions.ProtocolError, IndexError, KeyError):  # KeyError: a stream that h2 has forgotten
             continue
     return connection.data_to_send()
 

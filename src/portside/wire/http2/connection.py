@@ -30,6 +30,7 @@ from __future__ import annotations
 from time import monotonic
 
 from portside.wire.http2 import states
+from portside.wire.http2.control import DRAIN_PING
 from portside.wire.http2.errors import ENHANCE_YOUR_CALM, NO_ERROR, LocalProtocolError, RemoteProtocolError
 from portside.wire.http2.events import ConnectionFailed, Event
 from portside.wire.http2.frames import (
@@ -49,7 +50,7 @@ from portside.wire.http2.frames import (
 )
 from portside.wire.http2.hpack import encode
 from portside.wire.http2.limits import Limits
-from portside.wire.http2.receiving import _DRAIN_PING, Receiving
+from portside.wire.http2.receiving import Receiving
 from portside.wire.http2.sending import RESET_BY_US, Stream
 
 TYPE_CHECKING = False
@@ -149,7 +150,7 @@ class H2Connection(Receiving):
         if self._goaway_sent is None:
             self._goaway_sent = MAX_STREAM_ID
             self._out.append(goaway(MAX_STREAM_ID, NO_ERROR))
-            self.ping(_DRAIN_PING)
+            self.ping(DRAIN_PING)
 
     @property
     def drained(self) -> bool:

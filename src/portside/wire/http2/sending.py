@@ -1,7 +1,7 @@
 """The sending half of a connection: frames out, flow control towards the peer, and the streams both halves share.
 
-``H2Connection`` is made of this and of ``receiving.py``; users see only the former. Data that the peer's windows do not
-yet allow waits here in a queue of its stream, as the buffers that were given, uncopied.
+``H2Connection`` is made of this, ``control.py`` and ``receiving.py``; users see only that. Data that the peer's windows
+do not yet allow waits here in a queue of its stream, as the buffers that were given, uncopied.
 """
 
 from __future__ import annotations
