@@ -12,7 +12,7 @@ import pytest
 
 from portside.errors import PortsideError
 from portside.linux import syscalls
-from portside.runtime import devices, exec, hooks, init, maker, masks, mounts, program
+from portside.runtime import devices, exec, group, hooks, init, maker, masks, mounts, program
 from portside.runtime import root as roots
 from portside.runtime.container import Container, Stdio
 from tests.runtime.box import Box, finish
@@ -74,7 +74,7 @@ _STEPS: list[tuple[Any, str]] = [
     (program.user, "resolve"), (program.process, "join_session_keyring"), (program, "_enter_directory"),
     (program, "find_program"), (program.capabilities, "capset"), (program.os, "setresuid"),
     (program.process, "set_no_new_privileges"), (maker.ns, "clone3"), (Container, "_make_cgroup"),
-    (maker, "join_cgroup"), (maker, "set_oom_score_adj"), (hooks, "run_hooks"),
+    (group, "join"), (maker, "set_oom_score_adj"), (hooks, "run_hooks"),
 ]  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def test_system_calls_that_fail_from_some_point_on(box: Box, monkeypatch: pytest
 _EXEC_STEPS: list[tuple[Any, str]] = [
     (exec.process, "close_all_but"), (exec.ns, "setns"), (exec.ns, "clone3"), (exec.os, "setsid"),
     (exec, "open_console"), (exec, "take_terminal"), (program.user, "resolve"), (program, "find_program"),
-    (maker, "join_cgroup"), (maker, "set_oom_score_adj"), (program, "_execve"), (maker.pidfds, "pidfd_open"),
+    (group, "join"), (maker, "set_oom_score_adj"), (program, "_execve"), (maker.pidfds, "pidfd_open"),
 ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from portside.linux import pidfd as pidfds
 from portside.linux.cgroups import Cgroup
 from portside.linux.fd import OwnedFd
 from portside.linux.seccomp import FilterCache
-from portside.runtime import dialogue, maker
+from portside.runtime import dialogue, group, maker
 from portside.runtime import exec as executor
 from portside.runtime import hooks as hook_runner
 from portside.runtime import init as first
@@ -157,9 +157,11 @@ class Container:
             _open_sources(launch, borrowed)
             undo.push(self._remove_cgroup)
             undo.push(self._close_console)
-            child, cloned = self._clone(launch)
+            self._make_cgroup()
+            launch.groups = _open_groups(self.cgroup, borrowed)
+            child = self._clone(launch)
             undo.push(child.destroy)
-            self._converse(child, cloned)
+            self._converse(child)
             self.init.pid, self.init.pidfd = child.pid, child.pidfd
             self._pidfd = fcntl.fcntl(child.pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
             self._channel = child.channel
@@ -169,20 +171,15 @@ class Container:
             borrowed.run()
             undo.run()
 
-    def _clone(self, launch: first.Launch) -> tuple[maker.Child, bool]:
-        """Clone the first process, or the one between; on pure version 2 straight into the control group."""
+    def _clone(self, launch: first.Launch) -> maker.Child:
+        """Clone the first process, or the one between, in its control groups."""
         between = _needs_between(launch)
         flags = ns.CLONE_CLEAR_SIGHAND if between else first.clone_flags(launch.fresh)
         run = first.between if between else first.run
-        if maker.is_unified():
-            self._make_cgroup()
-            with OwnedFd(self.cgroup.fd_for_clone()) as group:
-                child = maker.spawn(lambda channel: run(launch, channel), flags, group.fileno())
-        else:
-            child = maker.spawn(lambda channel: run(launch, channel), flags)
+        child = maker.spawn_in(self.cgroup, lambda channel: run(launch, channel), flags)
         if between:
             child.between = (child.pid, child.pidfd)
-        return child, maker.is_unified()
+        return child
 
     def _make_cgroup(self) -> None:
         resources = self._spec.resources
@@ -196,14 +193,10 @@ class Container:
             self.cgroup.kill()
             self.cgroup.remove()
 
-    def _converse(self, child: maker.Child, cloned: bool) -> None:
+    def _converse(self, child: maker.Child) -> None:
         """Answer the new process until it is ready to execve."""
-        if not cloned:
-            # While the child is already making its root: that is where the time is.
-            self._make_cgroup()
         if child.between is not None:
             child.adopt()
-        maker.join_cgroup(self.cgroup, child, cloned)
         score = self._spec.process.oom_score_adj
         if score is not None:
             maker.set_oom_score_adj(child.pid, score)
@@ -294,13 +287,10 @@ class Container:
                 borrowed.push(os.close, entry.root_fd)
             entry.terminal_size = _terminal_size(stdio, process)
             entry.stdio = _standard(stdio, borrowed)
-            cgroup_fd = self.cgroup.fd_for_clone() if maker.is_unified() else -1
-            if cgroup_fd >= 0:
-                borrowed.push(os.close, cgroup_fd)
+            entry.groups = _open_groups(self.cgroup, borrowed)
             flags = ns.CLONE_CLEAR_SIGHAND
-            child = maker.spawn(lambda channel: executor.between(entry, channel), flags, cgroup_fd)
+            child = maker.spawn_in(self.cgroup, lambda channel: executor.between(entry, channel), flags, self.init.pid)
             undo.push(child.destroy)
-            maker.join_cgroup(self.cgroup, child, cgroup_fd >= 0, self.init.pid)
             child.adopt()
             if process.oom_score_adj is not None:
                 maker.set_oom_score_adj(child.pid, process.oom_score_adj)
@@ -453,6 +443,13 @@ def _standard(stdio: Stdio, borrowed: maker.Undo) -> tuple[int, int, int]:
     for fd in (*mine, *copies):
         borrowed.push(os.close, fd)
     return placed
+
+
+def _open_groups(cgroup: Cgroup, borrowed: maker.Undo) -> list[int]:
+    fds = group.open_joins(cgroup)
+    for fd in fds:
+        borrowed.push(os.close, fd)
+    return fds
 
 
 def _needs_between(launch: first.Launch) -> bool:

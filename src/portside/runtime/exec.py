@@ -13,7 +13,7 @@ from portside.linux import mount as m
 from portside.linux import namespaces as ns
 from portside.linux import process
 from portside.linux.fd import O_PATH
-from portside.runtime import dialogue
+from portside.runtime import dialogue, group
 from portside.runtime.devices import open_console
 from portside.runtime.dialogue import Channel
 from portside.runtime.failure import RuntimeFailure
@@ -29,14 +29,15 @@ if TYPE_CHECKING:
 
 class Entry:
     """Everything that the new processes need. ``kinds``: CLONE_NEW* of what is joined; ``root_fd``: the root to change
-    to where the container has no mount namespace, else -1.
+    to where the container has no mount namespace, else -1. ``groups``: of ``group.join``.
     """
 
-    __slots__ = ("kinds", "program", "root_fd", "stdio", "target", "terminal_size")
+    __slots__ = ("groups", "kinds", "program", "root_fd", "stdio", "target", "terminal_size")
 
     program: Program
     target: int
     kinds: int
+    groups: list[int]
     root_fd: int
     stdio: tuple[int, int, int]
     terminal_size: tuple[int, int] | None
@@ -47,7 +48,8 @@ def between(entry: Entry, channel: Channel) -> NoReturn:
     try:
         gc.disable()  # it would touch, and so copy, every page of our maker's objects
         place_stdio(entry.stdio)
-        process.close_all_but([0, 1, 2, channel.fileno(), entry.target, entry.root_fd])
+        process.close_all_but([0, 1, 2, channel.fileno(), entry.target, entry.root_fd, *entry.groups])
+        group.join(entry.groups)
         process.reset_signals()
         channel.expect(dialogue.JOINED)
         try:

@@ -14,7 +14,7 @@ from portside.linux import mount as m
 from portside.linux import namespaces as ns
 from portside.linux import netns, process
 from portside.linux.fd import O_PATH
-from portside.runtime import dialogue, plan
+from portside.runtime import dialogue, group, plan
 from portside.runtime import hooks as hook_runner
 from portside.runtime import root as roots
 from portside.runtime.devices import mount_console, open_console
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 class Launch:
     """Everything that the new process needs, made ready by the maker before the clone.
 
-    ``joins``: (descriptor, CLONE_NEW*) of namespaces to join. ``fresh``: CLONE_NEW* flags of new ones. ``rootfs_fd``: a
-    detached mount for the root, or -1; ``rootfs``: where it is, or is to be attached.
+    ``joins``: (descriptor, CLONE_NEW*) of namespaces to join. ``fresh``: CLONE_NEW* flags of new ones. ``groups``: of
+    ``group.join``. ``rootfs_fd``: a detached mount for the root, or -1; ``rootfs``: where it is, or is to be attached.
     """
 
     __slots__ = (
-        "bundle", "cgroup", "fresh", "joins", "no_pivot", "plan", "program", "rootfs", "rootfs_fd", "spec",
+        "bundle", "cgroup", "fresh", "groups", "joins", "no_pivot", "plan", "program", "rootfs", "rootfs_fd", "spec",
         "state", "stdio", "terminal_size",
     )  # fmt: skip
 
@@ -51,6 +51,7 @@ class Launch:
     cgroup: Cgroup
     bundle: str
     fresh: int
+    groups: list[int]
     joins: list[tuple[int, int]]
     rootfs: str
     rootfs_fd: int
@@ -63,7 +64,7 @@ class Launch:
         """What must stay open in the new process, besides its standard streams and the channel."""
         sources = [getattr(each, "source_fd", -1) for each in self.plan.mounts]
         joined = [fd for fd, _ in self.joins]
-        return [self.rootfs_fd, *joined, *sources]
+        return [self.rootfs_fd, *self.groups, *joined, *sources]
 
 
 def leave(channel: Channel, error: BaseException) -> NoReturn:
@@ -85,6 +86,7 @@ def run(launch: Launch, channel: Channel) -> NoReturn:
         gc.disable()  # it would touch, and so copy, every page of our maker's objects
         place_stdio(launch.stdio)
         process.close_all_but([0, 1, 2, channel.fileno(), *launch.descriptors()])
+        group.join(launch.groups)
         _run(launch, channel)
     except BaseException as error:
         leave(channel, error)
@@ -316,6 +318,8 @@ def between(launch: Launch, channel: Channel) -> NoReturn:
         place_stdio(launch.stdio)
         launch.stdio = (0, 1, 2)
         process.close_all_but([0, 1, 2, channel.fileno(), *launch.descriptors()])
+        group.join(launch.groups)
+        launch.groups = []
         join_namespaces(launch.joins)
         if any(kind == ns.CLONE_NEWUSER for _, kind in launch.joins):
             become_namespace_root()

@@ -6,6 +6,7 @@ What belongs here: what creating a container and an exec have in common in the p
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -14,7 +15,6 @@ from portside.errors import FailedPrecondition
 from portside.linux import namespaces as ns
 from portside.linux import pidfd as pidfds
 from portside.linux import process
-from portside.linux.cgroups import layout
 from portside.runtime import dialogue
 from portside.runtime.dialogue import Channel, PeerGone
 from portside.runtime.failure import RuntimeFailure
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from portside.linux.cgroups import Cgroup
+
+
+# Groups that have groups below with controllers, other restrictions of version 2, kernels before 5.7.
+_NO_CLONE_INTO = (errno.EBUSY, errno.EOPNOTSUPP, errno.E2BIG, errno.EINVAL)
 
 
 class Undo:
@@ -156,6 +160,33 @@ def spawn(run: Callable[[Channel], object], flags: int, cgroup_fd: int = -1) -> 
     return Child(pid, pidfd, ours)
 
 
+def spawn_in(cgroup: Cgroup, run: Callable[[Channel], object], flags: int, beside: int = 0) -> Child:
+    """As :func:`spawn`, in ``cgroup``: the version 2 part by the clone, the rest by the child itself (``group``).
+
+    Where the kernel does not clone into the group, all is done from outside, in the group of process ``beside`` if this
+    one may hold no processes. The child is told JOINED.
+    """
+    fd = cgroup.fd_for_clone()
+    outside = False
+    try:
+        child = spawn(run, flags, fd)
+    except OSError as error:
+        if fd < 0 or error.errno not in _NO_CLONE_INTO:
+            raise
+        child, outside = spawn(run, flags), True
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    try:
+        if outside:
+            cgroup.attach(child.pid, beside=beside)
+        tell(child.channel, dialogue.JOINED)
+    except BaseException:
+        child.destroy()
+        raise
+    return child
+
+
 def next_message(channel: Channel) -> tuple[bytes, bytes, int]:
     """(kind, payload, descriptor or -1); FAILED is raised, an end of file is a failure too."""
     try:
@@ -201,20 +232,6 @@ def movable(fds: tuple[int, int, int]) -> tuple[tuple[int, int, int], list[int]]
         return fds, []
     copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in fds]
     return (copies[0], copies[1], copies[2]), copies
-
-
-def is_unified() -> bool:
-    """Whether control groups are version 2 alone, so that a process can be cloned into its group."""
-    return layout().mode == "unified"
-
-
-def join_cgroup(cgroup: Cgroup, child: Child, cloned: bool, beside: int = 0) -> None:
-    """Put the child into its control groups and tell it."""
-    try:
-        cgroup.attach(child.pid, cloned=cloned, beside=beside)
-    except OSError as error:
-        raise RuntimeFailure.of("join control groups", error) from error
-    tell(child.channel, dialogue.JOINED)
 
 
 def set_oom_score_adj(pid: int, value: int) -> None:
