@@ -52,9 +52,15 @@ class Reader(threading.Thread):
         os.close(self.fd)
 
 
-def duplicate(fds: tuple[int, int, int]) -> list[int]:
-    """What a process would inherit."""
-    return [os.dup(fd) if fd >= 0 else -1 for fd in fds]
+def start(streams: Streams, direct: bool = False) -> list[int]:
+    """What a process would have inherited."""
+    streams.prepare()
+    fds = streams.child_fds(direct)
+    child = [os.dup(fd) if fd >= 0 else -1 for fd in fds]
+    if direct:
+        close(list(fds[1:]))  # opened for the process alone
+    streams.started(direct=direct)
+    return child
 
 
 def close(fds: list[int]) -> None:
@@ -69,9 +75,8 @@ def test_output_reaches_a_fifo_exactly_and_ends(
 ) -> None:
     path = fifo("out")
     streams = Streams(loop, ("", path, ""), False)
-    child = duplicate(streams.prepare(direct=direct))
+    child = start(streams, direct)
     assert child[0] == -1 and child[2] == -1
-    streams.started()
     reader = Reader(path)
     reader.start()
     data = os.urandom(300_000)
@@ -96,8 +101,7 @@ def test_output_reaches_a_fifo_exactly_and_ends(
 def test_a_reader_may_go_and_another_come(loop: Loop, turner: Turner, fifo: Callable[[str], str]) -> None:
     path = fifo("out")
     streams = Streams(loop, ("", path, ""), False)
-    child = duplicate(streams.prepare())
-    streams.started()
+    child = start(streams)
     first = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     os.write(child[1], b"one")
     seen: list[bytes] = []
@@ -125,8 +129,7 @@ def test_a_reader_that_does_not_read_slows_the_writer_and_loses_nothing(
 ) -> None:
     path = fifo("out")
     streams = Streams(loop, ("", path, ""), False)
-    child = duplicate(streams.prepare())
-    streams.started()
+    child = start(streams)
     os.set_blocking(child[1], False)
     held = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     written = b""
@@ -163,8 +166,7 @@ def test_delete_gives_up_on_a_child_that_holds_the_pipe_but_does_not_kill_it(
     monkeypatch.setattr("portside.shim.stdio.FINISH_TIMEOUT", 0.05)
     path = fifo("out")
     streams = Streams(loop, ("", path, ""), False)
-    child = duplicate(streams.prepare())
-    streams.started()
+    child = start(streams)
     reader = Reader(path)
     reader.start()
     os.write(child[1], b"before")
@@ -187,8 +189,7 @@ def test_input_ends_with_close_io_and_not_before(
 ) -> None:
     path = fifo("in")
     streams = Streams(loop, (path, "", ""), False)
-    child = duplicate(streams.prepare(direct=direct))
-    streams.started()
+    child = start(streams, direct)
     os.set_blocking(child[0], False)
     got: list[bytes] = []
 
@@ -215,8 +216,7 @@ def test_input_ends_with_close_io_and_not_before(
 def test_a_log_is_complete_when_the_exit_is_told(loop: Loop, tmp_path: Path) -> None:
     uri = f"log://{tmp_path}/c.log"
     streams = Streams(loop, ("", uri, uri), False)
-    child = duplicate(streams.prepare())
-    streams.started()
+    child = start(streams)
     os.write(child[1], b"out\nhalf")
     os.write(child[2], b"err\n")
     told: list[bytes] = []
@@ -235,8 +235,7 @@ def test_a_live_copy_gets_what_is_written_while_it_is_read(
 ) -> None:
     path = fifo("live")
     streams = Streams(loop, ("", f"log://{tmp_path}/c.log?attach-stdout={path}", ""), False)
-    child = duplicate(streams.prepare())
-    streams.started()
+    child = start(streams)
 
     def logged(text: bytes) -> None:
         turner.until(lambda: replay(tmp_path / "c.log").endswith(text))
@@ -261,8 +260,7 @@ def test_a_live_reader_that_stalls_does_not_stop_the_workload(
     monkeypatch.setattr("portside.shim.pump.PATIENCE", 0.02)
     path = fifo("live")
     streams = Streams(loop, ("", f"log://{tmp_path}/c.log?attach-stdout={path}", ""), False)
-    child = duplicate(streams.prepare())
-    streams.started()
+    child = start(streams)
     stalled = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     data = (b"x" * 999 + b"\n") * 400
 
@@ -303,7 +301,8 @@ def test_a_stalled_live_copy_recovers(tmp_path: Path) -> None:
 def test_a_terminal_is_copied_both_ways(loop: Loop, turner: Turner, fifo: Callable[[str], str]) -> None:
     output, keyboard = fifo("out"), fifo("in")
     streams = Streams(loop, (keyboard, output, ""), True)
-    assert streams.prepare() == (-1, -1, -1)
+    streams.prepare()
+    assert streams.child_fds(False) == (-1, -1, -1)
     master, slave = pty.openpty()
     streams.started(master)
     reader = Reader(output)
@@ -325,8 +324,7 @@ def test_a_terminal_is_copied_both_ways(loop: Loop, turner: Turner, fifo: Callab
 def test_a_file_is_appended_to(loop: Loop, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"old ")
     streams = Streams(loop, ("", f"file://{tmp_path}/f", ""), False)
-    child = duplicate(streams.prepare())
-    streams.started()
+    child = start(streams)
     os.write(child[1], b"new")
     close(child)
     streams.exited(lambda: None)

@@ -36,14 +36,14 @@ class ExternalContainer:
 
     __slots__ = ("_root", "bundle", "cgroup", "command", "id", "init")
 
-    def __init__(self, id: str, bundle: str, binary: str, root: str, systemd_cgroup: bool) -> None:
+    def __init__(self, id: str, bundle: str, command: list[str], root: str) -> None:
         self.id = id
         self.bundle = bundle
         self.init: Process
         self.cgroup: Cgroup | None = None
         """Where it runs, if that is a group of its own."""
         self._root = root
-        self.command = [_find(binary), "--root", root, *(["--systemd-cgroup"] if systemd_cgroup else [])]
+        self.command = command
         """The runtime and its global options, to be followed by a verb."""
 
     @classmethod
@@ -52,7 +52,8 @@ class ExternalContainer:
         no_new_keyring: bool = False, systemd_cgroup: bool = False,
     ) -> ExternalContainer:  # fmt: skip
         """Run its ``create``; as ``runtime.Container.create``, with the root file system at ``bundle/rootfs``."""
-        made = cls(id, bundle, binary, root, systemd_cgroup)
+        command = [_find(binary), "--root", root, *(["--systemd-cgroup"] if systemd_cgroup else [])]
+        made = cls(id, bundle, command, root)
         arguments = ["create", "--bundle", bundle]
         if no_pivot:
             arguments.append("--no-pivot")
@@ -68,6 +69,25 @@ class ExternalContainer:
             raise
         path = _own_cgroup(made.init.pid)
         made.cgroup = Cgroup.open(path) if path else None
+        return made
+
+    def hand_over(self) -> tuple[dict[str, Any], list[int]]:
+        """What ``take_over`` takes in another process, and the pidfd of init."""
+        facts = {
+            "pid": self.init.pid,
+            "command": self.command,
+            "root": self._root,
+            "cgroup": self.cgroup.path if self.cgroup is not None else "",
+            "hooks": False,
+        }
+        return facts, [self.init.pidfd]
+
+    @classmethod
+    def take_over(cls, id: str, bundle: str, facts: Mapping[str, Any]) -> ExternalContainer:
+        """The container again."""
+        made = cls(id, bundle, facts["command"], facts["root"])
+        made.init = Process(facts["pid"], -1)
+        made.cgroup = Cgroup.open(facts["cgroup"]) if facts["cgroup"] else None
         return made
 
     def start(self) -> None:

@@ -123,7 +123,7 @@ class Running:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
-        if not self._service.tasks:
+        if self._service.idle:
             self._idle = self._loop.later(IDLE_TIMEOUT, self._idle_too_long)
 
     def _idle_too_long(self) -> None:
@@ -134,7 +134,7 @@ class Running:
             self._shutdown()
 
     def _shutdown(self) -> None:
-        if self._ending or self._service.tasks:
+        if self._ending or not self._service.idle:
             return
         self._ending = True
         self._loop.later(FAREWELL, self._loop.stop)

@@ -36,16 +36,18 @@ class Process:
     """State of one process. Owns its pidfd, its console and its streams."""
 
     __slots__ = (
-        "console", "exec_id", "exit_status", "exited_ns", "pid", "pidfd", "spec", "start", "status", "streams",
-        "waiters",
+        "console", "exec_id", "exit_status", "exited_ns", "pid", "pidfd", "spec", "start", "starting", "status",
+        "streams", "waiters",
     )  # fmt: skip
 
-    def __init__(self, exec_id: str, streams: Streams, spec: dict[str, Any] | None = None) -> None:
+    def __init__(self, exec_id: str, streams: Streams, spec: bytes = b"") -> None:
         self.exec_id = exec_id
         """Empty for the first process."""
         self.streams = streams
         self.spec = spec
-        """The runtime-spec Process that an exec is to run."""
+        """The runtime-spec Process, as JSON, that an exec is to run."""
+        self.starting = False
+        """Whether ``start`` was called and is not over."""
         self.pid = 0
         self.pidfd = -1
         self.console = -1

@@ -102,6 +102,16 @@ class Rootfs:
         if self.fd < 0:
             self._mount_visibly(plans, f"{bundle}/rootfs")
 
+    def hand_over(self) -> tuple[dict[str, Any], list[int]]:
+        """What ``take_over`` takes in another process."""
+        facts = {"mounted": self._mounted, "path": self.path, "slow": self._slow}
+        return facts, [self.fd] if self.fd >= 0 else []
+
+    def take_over(self, facts: Mapping[str, Any], fds: list[int]) -> None:
+        """What ``mount`` made in another process is ours now, the descriptor too."""
+        self._mounted, self.path, self._slow = list(facts["mounted"]), facts["path"], facts["slow"]
+        self.fd = fds[0] if fds else -1
+
     def unmount(self) -> None:
         """Take it away; what is busy is detached, to go when its last user goes."""
         fd, self.fd = self.fd, -1

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from portside.errors import AlreadyExists, InvalidArgument, NotFound, Unimplemented
+from portside.errors import AlreadyExists, InvalidArgument, NotFound, PortsideError, Unimplemented
 from portside.shim.task import Shim, Task
 from portside.version import __version__
 from portside.wire.codec import decode, encode
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from portside.shim.process import Process
     from portside.shim.rpc import Call
-    from portside.wire.codec import Message
+    from portside.wire.codec import Message, Table
 
 SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 _RUNC_OPTIONS: Final = ("containerd.runc.v1.Options", "runtimeoptions.v1.Options")
@@ -45,14 +45,20 @@ LATER: Final = LaterType()
 class TaskService:
     """The tasks of one shim, by container id. ``on_change`` is called after a task has come or gone."""
 
-    __slots__ = ("_shim", "on_change", "on_shutdown", "tasks")
+    __slots__ = ("_creating", "_shim", "on_change", "on_shutdown", "tasks")
 
     def __init__(self, shim: Shim, on_change: Callable[[], None], on_shutdown: Callable[[], None]) -> None:
         self._shim = shim
+        self._creating: set[str] = set()
         self.tasks: dict[str, Task] = {}
         """Those that are not deleted yet."""
         self.on_change = on_change
         self.on_shutdown = on_shutdown
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is no task, nor one being made."""
+        return not self.tasks and not self._creating
 
     def handle(self, call: Call) -> None:
         """Answer ``call``, now or later; an error raised here is its answer."""
@@ -78,20 +84,31 @@ class TaskService:
     def _state(self, request: Message, _call: Call) -> dict[str, Any]:
         return self.task(request["id"]).state(request["exec_id"])
 
-    def _create(self, request: Message, _call: Call) -> dict[str, Any]:
+    def _create(self, request: Message, call: Call) -> LaterType:
         id = request["id"]
         if not id or not request["bundle"].startswith("/"):
             raise InvalidArgument(f"create task {id!r}: needs an id and the absolute path of a bundle")
-        if id in self.tasks:
+        if id in self.tasks or id in self._creating:
             raise AlreadyExists(f"task {id}: already exists")
-        task = Task(self._shim, request)
-        pid = task.create(_options(request["options"]))
-        self.tasks[id] = task
-        self.on_change()
-        return {"pid": pid}
+        task = Task(self._shim, request, _options(request["options"]))
 
-    def _start(self, request: Message, _call: Call) -> dict[str, Any]:
-        return {"pid": self.task(request["id"]).start(request["exec_id"])}
+        def done(outcome: int | PortsideError) -> None:
+            self._creating.discard(id)
+            if not isinstance(outcome, PortsideError):
+                self.tasks[id] = task
+            self.on_change()
+            _answer_pid(call, containerd_task.CreateTaskResponse, outcome)
+
+        task.create(done)
+        self._creating.add(id)
+        return LATER
+
+    def _start(self, request: Message, call: Call) -> LaterType:
+        def done(outcome: int | PortsideError) -> None:
+            _answer_pid(call, containerd_task.StartResponse, outcome)
+
+        self.task(request["id"]).start(request["exec_id"], done)
+        return LATER
 
     def _delete(self, request: Message, call: Call) -> LaterType:
         task = self.task(request["id"])
@@ -171,9 +188,16 @@ class TaskService:
         return {"shim_pid": os.getpid(), "task_pid": task.init.pid if task else 0, "version": f"portside {__version__}"}
 
     def _shutdown(self, _request: Message, _call: Call) -> dict[str, Any]:
-        if not self.tasks:
+        if self.idle:
             self._shim.loop.soon(self.on_shutdown)
         return {}
+
+
+def _answer_pid(call: Call, table: Table, outcome: int | PortsideError) -> None:
+    if isinstance(outcome, PortsideError):
+        call.fail(outcome)
+    else:
+        call.respond(encode(table, {"pid": outcome}))
 
 
 def _options(options: Message | None) -> dict[str, Any]:

@@ -40,49 +40,63 @@ SETTLE_TIMEOUT: Final = 0.1
 """Seconds that the exit of a process waits for the rest of its terminal's output to be in the log."""
 
 
-class Streams:
-    """Made before the process (``prepare``), given its console (``started``), told of its end (``exited``)."""
+class _Stream:
+    """One of the three while the process is being made: what the client gave, and a pipe in case it is needed."""
 
-    __slots__ = (
-        "_child_fds",
-        "_keepers",
-        "_log",
-        "_loop",
-        "_outputs",
-        "_pumps",
-        "_stdin",
-        "_waiting",
-        "io",
-        "terminal",
-    )
+    __slots__ = ("direct_fd", "ours", "path", "sink", "theirs")
+
+    def __init__(self, path: str = "", sink: Sink | None = None) -> None:
+        self.path = path
+        self.sink = sink
+        """Where output goes; None for input."""
+        self.ours = self.theirs = -1
+        """The pipe: the end that we copy from or to, and the process's."""
+        self.direct_fd = -1
+        """The reading end of a fifo for input."""
+
+    @property
+    def may_be_direct(self) -> bool:
+        """Whether the process can have the client's fifo itself."""
+        return self.direct_fd >= 0 or isinstance(self.sink, FifoSink)
+
+    def close(self) -> None:
+        for fd in (self.ours, self.theirs, self.direct_fd):
+            close_fd(fd)
+        self.ours = self.theirs = self.direct_fd = -1
+        if self.sink is not None:
+            self.sink.close()
+
+
+class Streams:
+    """``prepare`` before the process is made, ``child_fds`` where it is, ``started`` when it is, then ``exited``."""
+
+    __slots__ = ("_keepers", "_log", "_loop", "_pumps", "_stdin", "_streams", "_waiting", "io", "terminal")
 
     def __init__(self, loop: Loop, io: tuple[str, str, str], terminal: bool) -> None:
         self._loop = loop
         self.io = io
         """Standard input, output and error as the client asked for them."""
         self.terminal = terminal
-        self._child_fds: list[int] = []
-        self._keepers: list[int] = []
+        self._streams: list[_Stream | None] = []
+        self._keepers: list[Sink] = []
         self._stdin = -1
         self._log: LogFile | None = None
-        self._outputs: list[tuple[int, Sink]] = []  # what to pump once the process is there
         self._pumps: list[Pump] = []
         self._waiting: Callable[[], None] | None = None
 
-    def prepare(self, *, direct: bool = False, owner: tuple[int, int] = (0, 0)) -> tuple[int, int, int]:
-        """Open everything; the descriptors for the process, -1 for /dev/null (a terminal: all -1), still ours.
-
-        NotFound and the like if a stream cannot be opened; then nothing stays open.
-        """
+    def prepare(self, owner: tuple[int, int] = (0, 0)) -> None:
+        """Open everything; pipes belong to ``owner``. NotFound and the like if that fails: then nothing stays open."""
         try:
             if self.terminal:
-                if self.io[1]:
-                    self._outputs.append((-1, self._sink(self.io[1], "stdout")))
-                return -1, -1, -1
-            stdin = self._prepare_input(direct, owner)
-            stdout = self._prepare_output(self.io[1], "stdout", direct, owner)
-            stderr = self._prepare_output(self.io[2], "stderr", direct, owner)
-            return stdin, stdout, stderr
+                keyboard = _Stream(self.io[0]) if self.io[0] else None
+                output = _Stream(sink=self._sink(self.io[1], "stdout")) if self.io[1] else None
+                self._streams = [keyboard, output, None]
+                if keyboard is not None:
+                    self._open_input(keyboard)
+            else:
+                self._prepare_input(owner)
+                for path, name in zip(self.io[1:], ("stdout", "stderr"), strict=True):
+                    self._prepare_output(path, name, owner)
         except OSError as error:
             self.close()
             raise from_oserror(error, f"open stream {error.filename or ''}") from error
@@ -90,20 +104,41 @@ class Streams:
             self.close()
             raise
 
-    def started(self, console: int = -1) -> None:
-        """The process holds its ends: close ours and begin to copy. ``console`` stays the caller's."""
-        for fd in self._child_fds:
-            close_fd(fd)
-        self._child_fds.clear()
-        outputs, self._outputs = self._outputs, []
-        if not self.terminal:
-            for source, sink in outputs:
-                self._pump(source, sink)
-        elif console >= 0:
-            # A copy for each direction: the loop keeps one callback for a descriptor.
-            self._pump(os.dup(console), outputs[0][1] if outputs else Sink())
-            if self.io[0]:
-                self._pump_input(DescriptorSink(os.dup(console), owned=True))
+    def child_fds(self, direct: bool) -> tuple[int, int, int]:
+        """The process's descriptors, -1 for /dev/null (all, with a terminal). Runs where the process is made."""
+        if self.terminal:
+            return -1, -1, -1
+        stdin, stdout, stderr = (self._child_fd(stream, direct) for stream in self._streams)
+        return stdin, stdout, stderr
+
+    def started(self, console: int = -1, direct: bool = False) -> None:
+        """The process holds its ends, as ``child_fds(direct)`` had them. ``console`` stays the caller's."""
+        streams, self._streams = self._streams, []
+        stdin, *outputs = streams
+        if self.terminal:
+            self._copy_terminal(console, stdin, outputs[0])
+            return
+        if stdin is not None and stdin.direct_fd >= 0 and not direct:
+            os.set_blocking(stdin.ours, False)
+            self._pump(stdin.direct_fd, DescriptorSink(stdin.ours, owned=True))
+            stdin.direct_fd = stdin.ours = -1
+        for stream in outputs:
+            if stream is not None and stream.sink is not None:
+                if direct and stream.may_be_direct:
+                    self._keepers.append(stream.sink)
+                else:
+                    self._pump(stream.ours, stream.sink)
+                    stream.ours = -1
+                stream.sink = None
+        for stream in streams:
+            if stream is not None:
+                stream.close()
+
+    def _copy_terminal(self, console: int, keyboard: _Stream | None, output: _Stream | None) -> None:
+        """Each direction has a descriptor of its own: the loop keeps one callback for each."""
+        self._pump(os.dup(console), output.sink if output is not None and output.sink is not None else Sink())
+        if keyboard is not None:
+            self._pump(keyboard.direct_fd, DescriptorSink(os.dup(console), owned=True))
 
     def close_stdin(self) -> None:
         """Let standard input end once its other writers are gone (CloseIO)."""
@@ -114,10 +149,7 @@ class Streams:
         """The process has ended: move what it wrote, then ``report``, at once unless a terminal's rest is to come."""
         for pump in list(self._pumps):
             pump.drain()
-        keepers, self._keepers = self._keepers, []
-        for fd in keepers:
-            close_fd(fd)
-        self.close_stdin()
+        self._close_keepers()
         if self.terminal and any(pump.sink.complete_on_exit for pump in self._pumps):
             self._when_finished(report, SETTLE_TIMEOUT)
         else:
@@ -144,19 +176,21 @@ class Streams:
 
     def close(self) -> None:
         """Give everything back, finished or not. A process that still writes gets SIGPIPE."""
-        for fd in (*self._child_fds, *self._keepers):
-            close_fd(fd)
-        self._child_fds.clear()
-        self._keepers.clear()
-        self.close_stdin()
-        for source, sink in self._outputs:
-            close_fd(source)
-            sink.close()
-        self._outputs.clear()
+        self._close_keepers()
+        for stream in self._streams:
+            if stream is not None:
+                stream.close()
+        self._streams.clear()
         for pump in list(self._pumps):
             pump.close()
         if self._log is not None:
             self._log.close()
+
+    def _close_keepers(self) -> None:
+        keepers, self._keepers = self._keepers, []
+        for sink in keepers:
+            sink.close()
+        self.close_stdin()
 
     def _reads_process(self, pump: Pump) -> bool:
         return not isinstance(pump.sink, DescriptorSink)
@@ -185,57 +219,39 @@ class Streams:
     def _pump(self, source: int, sink: Sink) -> None:
         self._pumps.append(Pump(self._loop, source, sink, self._ended))
 
-    def _prepare_input(self, direct: bool, owner: tuple[int, int]) -> int:
+    def _prepare_input(self, owner: tuple[int, int]) -> None:
         path = self.io[0]
-        if not path:
+        stream = _Stream(path) if path else None
+        self._streams.append(stream)
+        if stream is None:
+            return
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            self._open_input(stream)
+            stream.theirs, stream.ours = _pipe(owner)
+        else:
+            stream.theirs = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+
+    def _open_input(self, stream: _Stream) -> None:
+        """The fifo's reading end, and a writing end of our own, until CloseIO."""
+        stream.direct_fd = os.open(stream.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._stdin = os.open(stream.path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def _prepare_output(self, uri: str, name: str, owner: tuple[int, int]) -> None:
+        stream = _Stream(uri, self._sink(uri, name)) if uri else None
+        self._streams.append(stream)
+        if stream is not None:
+            stream.ours, stream.theirs = _pipe(owner)
+
+    @staticmethod
+    def _child_fd(stream: _Stream | None, direct: bool) -> int:
+        if stream is None:
             return -1
-        if not stat.S_ISFIFO(os.stat(path).st_mode):
-            return self._child(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY))
-        if direct:
-            reader = self._child(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-            self._stdin = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            os.set_blocking(reader, True)
-            return reader
-        reader, writer = self._pipe(owner)
-        os.set_blocking(writer, False)
-        self._child(reader)
-        self._pump_input(DescriptorSink(writer, owned=True))
-        return reader
-
-    def _pump_input(self, sink: Sink) -> None:
-        try:
-            source = os.open(self.io[0], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            sink.close()
-            raise
-        self._pump(source, sink)
-        self._stdin = os.open(self.io[0], os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def _prepare_output(self, uri: str, stream: str, direct: bool, owner: tuple[int, int]) -> int:
-        if not uri:
-            return -1
-        if direct and "://" not in uri and stat.S_ISFIFO(os.stat(uri).st_mode):
-            self._keepers.append(os.open(uri, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
-            return self._child(os.open(uri, os.O_WRONLY | os.O_CLOEXEC))
-        sink = self._sink(uri, stream)
-        try:
-            reader, writer = self._pipe(owner)
-        except OSError:
-            sink.close()
-            raise
-        self._outputs.append((reader, sink))
-        return self._child(writer)
-
-    def _child(self, fd: int) -> int:
-        self._child_fds.append(fd)
-        return fd
-
-    def _pipe(self, owner: tuple[int, int]) -> tuple[int, int]:
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        if owner != (0, 0):
-            for fd in (reader, writer):
-                os.fchown(fd, *owner)
-        return reader, writer
+        if not direct or not stream.may_be_direct:
+            return stream.theirs
+        if stream.sink is None:
+            os.set_blocking(stream.direct_fd, True)
+            return stream.direct_fd
+        return os.open(stream.path, os.O_WRONLY | os.O_CLOEXEC)  # The sink reads it too, so this does not wait.
 
     def _sink(self, uri: str, stream: str) -> Sink:
         scheme, path, options = split_uri(uri)
@@ -254,3 +270,11 @@ class Streams:
                 raise InvalidArgument(f"stream {uri!r}: standard output and error go to different logs")
             self._log = LogFile(path, size)
         return LogSink(self._log, stream, options.get(f"attach-{stream}", ""))
+
+
+def _pipe(owner: tuple[int, int]) -> tuple[int, int]:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    if owner != (0, 0):
+        for fd in (reader, writer):
+            os.fchown(fd, *owner)
+    return reader, writer

@@ -7,36 +7,46 @@ process create → start → exit → delete. What does not belong here: how a c
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
 
-from portside.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PortsideError, Unimplemented
-from portside.runtime.container import Container, Stdio
+from portside.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PortsideError,
+    Unimplemented,
+    from_oserror,
+)
 from portside.shim import record
 from portside.shim.external import ExternalContainer
+from portside.shim.held import HeldContainer
+from portside.shim.loop import READ
+from portside.shim.maker import Maker
 from portside.shim.process import CREATED, PAUSED, RUNNING, STOPPED, Process
+from portside.shim.recipe import MAX_SPEC, Recipe, parse_json
 from portside.shim.rootfs import Rootfs
 from portside.shim.stdio import Streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, Final
+    from typing import Any
 
     from portside.linux.cgroups.oom import OomWatch
     from portside.shim.loop import Loop
+    from portside.shim.maker import Made
     from portside.shim.outbox import Outbox
 
-MAX_SPEC: Final = 64 << 20
-"""Bytes of a ``config.json``."""
+    Done = Callable[[int | PortsideError], None]
 
 
 class Shim:
     """What the tasks of a shim share: namespace, loop, outbox, and who has which pid. Set up once, in ``main.py``."""
 
-    __slots__ = ("by_pid", "cache_dir", "loop", "namespace", "outbox")
+    __slots__ = ("by_pid", "cache_dir", "loop", "makers", "namespace", "outbox", "starting")
 
     def __init__(self, loop: Loop, outbox: Outbox, namespace: str, cache_dir: str) -> None:
         self.loop = loop
@@ -45,6 +55,10 @@ class Shim:
         self.cache_dir = cache_dir
         """Where compiled seccomp filters are kept; empty for nowhere."""
         self.by_pid: dict[int, tuple[Task, Process]] = {}
+        self.makers: set[Maker] = set()
+        """Children at work."""
+        self.starting: set[Task] = set()
+        """Tasks whose init is between start and execve."""
 
     def reap(self) -> None:
         """Collect every child that has ended; orphans of a container too, of which nobody asks."""
@@ -55,79 +69,138 @@ class Shim:
                 return
             if not pid:
                 return
+            # Started comes before exit, and what has been made was announced before it came to us.
+            for task in list(self.starting):
+                task.poll_start()
+            if pid not in self.by_pid:
+                for maker in list(self.makers):
+                    maker.poll()
             known = self.by_pid.pop(pid, None)
             if known is not None:
                 known[0].process_ended(known[1], status)
 
 
 class Task:
-    """A container under the shim's care."""
+    """A container under the shim's care.
+
+    ``create`` and ``start`` take time and call back: with the pid, or with what went wrong.
+    """
 
     __slots__ = (
-        "_container", "_oom", "_paused", "_request", "_rootfs", "_shared_pids", "_shim", "bundle", "id", "init",
-        "processes",
+        "_container", "_facts", "_oom", "_options", "_paused", "_request", "_rootfs", "_shim", "_started", "bundle",
+        "id", "init", "processes",
     )  # fmt: skip
 
-    def __init__(self, shim: Shim, request: Mapping[str, Any]) -> None:
+    def __init__(self, shim: Shim, request: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         self._shim = shim
         self._request = request
+        self._options = options
         self.id: str = request["id"]
         self.bundle: str = request["bundle"]
         self._paused = False
-        self._shared_pids = False
+        self._facts: dict[str, Any] = {}
         self._oom: OomWatch | None = None
         self._rootfs = Rootfs()
-        self._container: Container | ExternalContainer
+        self._started: Done | None = None
+        self._container: HeldContainer | ExternalContainer
         self.init = self._process("", request)
         self.processes: dict[str, Process] = {"": self.init}
         """By exec id; init under the empty one."""
 
     # Life
 
-    def create(self, options: Mapping[str, Any]) -> int:
-        """Make the container up to the point before execve; its pid. After a failure nothing is left."""
+    def create(self, done: Done) -> None:
+        """Make the container up to the point before execve. After a failure nothing is left."""
         if self._request["checkpoint"]:
             raise Unimplemented(f"create task {self.id}: from a checkpoint")
-        spec = self._read_spec()
-        process = spec.get("process") or {}
-        namespaces = {
-            entry.get("type"): entry.get("path") for entry in (spec.get("linux") or {}).get("namespaces") or ()
-        }
-        self._shared_pids = "pid" not in namespaces or bool(namespaces["pid"])
-        user = (process.get("user") or {}).get("uid") or 0
-        owner = (options.get("io_uid", 0), options.get("io_gid", 0))
-        direct = not (self._shared_pids or "user" in namespaces or user or owner != (0, 0))
         streams = self.init.streams
-        try:
-            stdio = self._stdio(streams, direct, owner, process)
-            self._rootfs.mount(self._request["rootfs"], self.bundle, visible=bool(options.get("binary_name")))
-            self._container = container = self._make(spec, stdio, options)
-            made = container.init
-            self.init.made(made.pid, made.pidfd, made.console)
-            self._shim.by_pid[made.pid] = (self, self.init)
-            streams.started(made.console)
-        except BaseException:
-            streams.close()
-            self._rootfs.unmount()
-            raise
+        streams.prepare((self._options.get("io_uid", 0), self._options.get("io_gid", 0)))
+        recipe = Recipe(self.id, self.bundle, self._request["rootfs"], self._options, self._shim)
+
+        def made(outcome: Made | PortsideError) -> None:
+            if isinstance(outcome, PortsideError):
+                streams.close()
+                done(outcome)
+                return
+            try:
+                self._created(*outcome)
+            except OSError as error:  # The daemon ends a shim whose Create failed, and what it left.
+                done(from_oserror(error, f"create task {self.id}"))
+            else:
+                done(self.init.pid)
+
+        self._make(lambda: recipe.container(streams), recipe.undo, made)
+
+    def _created(self, facts: dict[str, Any], fds: list[int]) -> None:
+        self._facts = facts
+        pidfd, *rest = fds
+        console = rest.pop(0) if facts["console"] else -1
+        channel = rest.pop(0) if facts["channel"] else -1
+        self._rootfs.take_over(facts["rootfs"], rest)
+        if self._options.get("binary_name"):
+            self._container = ExternalContainer.take_over(self.id, self.bundle, facts)
+        else:
+            # The container has a descriptor of its own: the process's is closed at its end.
+            self._container = HeldContainer.take_over(self.id, self.bundle, facts, os.dup(pidfd), channel)
+        self._hold(self.init, facts["pid"], pidfd, console)
+        self.init.streams.started(console, facts["direct"])
         self._save()
         request = self._request
         io = {name: request[name] for name in ("stdin", "stdout", "stderr", "terminal")}
         self._emit("create", "TaskCreate", bundle=self.bundle, rootfs=request["rootfs"], io=io, pid=self.init.pid)
         self._shim.loop.soon(self._watch_oom)  # There is time before Start, which is the next call.
-        return self.init.pid
 
-    def start(self, exec_id: str) -> int:
-        """Let a process run; its pid. FailedPrecondition unless it is created."""
+    def start(self, exec_id: str, done: Done) -> None:
+        """Let a process run. FailedPrecondition unless it is created."""
         process = self.process(exec_id)
-        if process.status != CREATED or (exec_id and process.pid):
+        if process.status != CREATED or process.starting or (exec_id and process.pid):
             raise FailedPrecondition(f"start {self._name(exec_id)}: cannot start a process that is not just created")
         if exec_id:
-            return self._start_exec(process)
-        self._container.start()
-        process.status = RUNNING
-        self._emit("start", "TaskStart", pid=process.pid)
-        return process.pid
+            self._start_exec(process, done)
+            return
+        process.starting = True
+        self._started = done
+        container = self._container
+        if isinstance(container, HeldContainer):
+            self._shim.starting.add(self)
+            self._shim.loop.watch(container.begin_start(), READ, lambda _: self.poll_start())
+        else:
+            self._make(lambda: _nothing_made(container.start), _no_undo, self._start_finished)
+
+    def poll_start(self) -> None:
+        """Look whether init has become its program."""
+        container = self._container
+        if self not in self._shim.starting or not isinstance(container, HeldContainer):
+            return
+        fd = container.start_fd
+        try:
+            if not container.finish_start(lambda: self._shim.loop.forget(fd)):
+                return
+        except PortsideError as error:
+            self._shim.starting.discard(self)
+            self._start_finished(error)
+            return
+        self._shim.starting.discard(self)
+        if self._facts["hooks"]:
+            recipe = Recipe(self.id, self.bundle, (), self._options, self._shim)
+            hooks = lambda: _nothing_made(recipe.whole(self._facts).run_poststart)  # noqa: E731
+            self._make(hooks, _no_undo, self._start_finished)
+        else:
+            self._start_finished(({}, []))
+
+    def _start_finished(self, outcome: Made | PortsideError) -> None:
+        done, self._started = self._started, None
+        process = self.init
+        process.starting = False
+        answer: int | PortsideError = process.pid
+        if isinstance(outcome, PortsideError):
+            answer = outcome
+        else:
+            if process.status == CREATED:
+                process.status = RUNNING
+            self._emit("start", "TaskStart", pid=process.pid)
+        if done is not None:
+            done(answer)
 
     def exec(self, request: Mapping[str, Any]) -> None:
         """Add a process; ``start`` makes and runs it. AlreadyExists, InvalidArgument, FailedPrecondition."""
@@ -138,7 +211,9 @@ class Task:
             raise AlreadyExists(f"exec {exec_id} in task {self.id}: already exists")
         if self.init.status == STOPPED:
             raise FailedPrecondition(f"exec {exec_id} in task {self.id}: cannot exec in a stopped container")
-        spec = _parse_json(request["spec"], f"exec {exec_id} in task {self.id}: process")
+        spec = request["spec"]["value"] if request["spec"] else b""
+        if len(spec) > MAX_SPEC or not spec.lstrip().startswith(b"{"):
+            raise InvalidArgument(f"exec {exec_id} in task {self.id}: process is not a JSON object")
         self.processes[exec_id] = self._process(exec_id, request, spec)
         self._emit("exec-added", "TaskExecAdded", exec_id=exec_id)
 
@@ -148,7 +223,7 @@ class Task:
         if process is self.init:
             self._paused = False
             self._unwatch_oom()
-            if self._shared_pids:
+            if self._facts["shared_pids"]:
                 self._kill_rest()
 
         def report() -> None:
@@ -167,7 +242,7 @@ class Task:
         ``gone`` is called first if this was init, whose end is the task's. FailedPrecondition if it runs.
         """
         process = self.process(exec_id)
-        if process.status not in (CREATED, STOPPED):
+        if process.status not in (CREATED, STOPPED) or process.starting:
             raise FailedPrecondition(f"delete {self._name(exec_id)}: cannot delete a running process")
 
         def finished() -> None:
@@ -223,7 +298,8 @@ class Task:
 
     def update(self, resources: Mapping[str, Any] | None) -> None:
         """Change limits (a runtime-spec LinuxResources)."""
-        self._container.update(_parse_json(resources, f"update task {self.id}: resources"))
+        data = resources["value"] if resources else b""
+        self._container.update(parse_json(data, f"update task {self.id}: resources"))
 
     def stats(self) -> tuple[str, dict[str, Any]]:
         """``v1`` or ``v2``, and the fields of its Metrics message. FailedPrecondition once it has ended."""
@@ -248,61 +324,54 @@ class Task:
 
     # Inside
 
-    def _process(self, exec_id: str, request: Mapping[str, Any], spec: dict[str, Any] | None = None) -> Process:
+    def _process(self, exec_id: str, request: Mapping[str, Any], spec: bytes = b"") -> Process:
         io = (request["stdin"], request["stdout"], request["stderr"])
         return Process(exec_id, Streams(self._shim.loop, io, request["terminal"]), spec)
 
-    def _read_spec(self) -> dict[str, Any]:
-        fd = os.open(f"{self.bundle}/config.json", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            data = os.read(fd, os.fstat(fd).st_size)
-        finally:
-            os.close(fd)
-        return _parse_json({"value": data}, f"create task {self.id}: config.json")
+    def _make(
+        self, work: Callable[[], Made], undo: Callable[[], None], done: Callable[[Made | PortsideError], None]
+    ) -> None:
+        Maker(self._shim.loop, self._shim.makers, work, undo, done)
 
-    def _make(self, spec: dict[str, Any], stdio: Stdio, options: Mapping[str, Any]) -> Container | ExternalContainer:
-        flags = {
-            "no_pivot": options.get("no_pivot_root", False),
-            "no_new_keyring": options.get("no_new_keyring", False),
-            "systemd_cgroup": options.get("systemd_cgroup", False),
-        }
-        binary = options.get("binary_name", "")
-        if binary:
-            root = f"{options.get('root') or '/run/portside/runtime'}/{self._shim.namespace}"
-            return ExternalContainer.create(self.id, self.bundle, stdio, binary=binary, root=root, **flags)
-        fd, path = self._rootfs.fd, self._rootfs.path
-        return Container.create(
-            self.id, self.bundle, spec, stdio, rootfs_fd=fd, rootfs=path, cache_dir=self._shim.cache_dir, **flags
-        )
+    def _hold(self, process: Process, pid: int, pidfd: int, console: int) -> None:
+        process.made(pid, pidfd, console)
+        self._shim.by_pid[pid] = (self, process)
 
-    def _stdio(self, streams: Streams, direct: bool, owner: tuple[int, int], process: Mapping[str, Any]) -> Stdio:
-        stdin, stdout, stderr = streams.prepare(direct=direct, owner=owner)
-        size = process.get("consoleSize") or {}
-        return Stdio(
-            stdin, stdout, stderr, terminal=streams.terminal, width=size.get("width", 0), height=size.get("height", 0)
-        )
-
-    def _start_exec(self, process: Process) -> int:
+    def _start_exec(self, process: Process, done: Done) -> None:
         if self.init.status != RUNNING or self._paused:
             state = "paused" if self._paused else "stopped" if self.init.status == STOPPED else "created"
             raise FailedPrecondition(f"start {self._name(process.exec_id)}: cannot exec in a {state} container")
         streams = process.streams
-        spec = process.spec or {}
         try:
-            made = self._container.exec(spec, self._stdio(streams, False, (0, 0), spec))
-            process.made(made.pid, made.pidfd, made.console)
-            self._shim.by_pid[made.pid] = (self, process)
-            streams.started(made.console)
-        except BaseException:
-            streams.close()
-            # As with containerd, a process that could not be started counts as ended, and is there to be deleted.
-            process.status, process.exit_status, process.exited_ns = STOPPED, 255, time.time_ns()
-            process.tell_waiters()
+            streams.prepare()
+        except PortsideError:
+            self._exec_failed(process)
             raise
-        process.status = RUNNING
-        process.spec = None
-        self._emit("exec-started", "TaskExecStarted", exec_id=process.exec_id, pid=process.pid)
-        return process.pid
+        process.starting = True
+        recipe = Recipe(self.id, self.bundle, (), self._options, self._shim)
+
+        def made(outcome: Made | PortsideError) -> None:
+            process.starting = False
+            if isinstance(outcome, PortsideError):
+                self._exec_failed(process)
+                done(outcome)
+                return
+            facts, (pidfd, *rest) = outcome
+            console = rest[0] if facts["console"] else -1
+            self._hold(process, facts["pid"], pidfd, console)
+            streams.started(console)
+            process.status = RUNNING
+            process.spec = b""
+            self._emit("exec-started", "TaskExecStarted", exec_id=process.exec_id, pid=process.pid)
+            done(process.pid)
+
+        self._make(lambda: recipe.exec(self._facts, process.spec, streams), _no_undo, made)
+
+    def _exec_failed(self, process: Process) -> None:
+        """As with containerd, a process that could not be started counts as ended, and is there to be deleted."""
+        process.streams.close()
+        process.status, process.exit_status, process.exited_ns = STOPPED, 255, time.time_ns()
+        process.tell_waiters()
 
     def _deleted(self, process: Process) -> dict[str, Any]:
         if self.processes.get(process.exec_id) is not process:
@@ -379,14 +448,10 @@ class Task:
         return f"exec {exec_id} in task {self.id}" if exec_id else f"task {self.id}"
 
 
-def _parse_json(any_message: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
-    data = any_message["value"] if any_message else b""
-    try:
-        if len(data) > MAX_SPEC:
-            raise ValueError(f"{len(data)} bytes")
-        value = json.loads(data)
-        if not isinstance(value, dict):
-            raise ValueError("not an object")
-    except (ValueError, RecursionError) as error:
-        raise InvalidArgument(f"{what} is not JSON that makes sense: {error}") from None
-    return value
+def _nothing_made(work: Callable[[], None]) -> Made:
+    work()
+    return {}, []
+
+
+def _no_undo() -> None:
+    """What was made ends with the container, which whoever cleans up after a dead shim ends."""

@@ -1,0 +1,108 @@
+"""A container of our own runtime, made by a child (``maker.py``) and held by the shim.
+
+The shim keeps what its calls need: the control group, a pidfd, the channel that starts init, and of the spec only its
+namespaces. What needs the whole spec (an exec, hooks) reads it again, where it is needed. This is the one place that
+knows the inside of ``runtime.container.Container``.
+"""
+
+from __future__ import annotations
+
+import _socket
+
+from portside.linux.cgroups import Cgroup
+from portside.runtime import dialogue
+from portside.runtime.container import Container, Process, _filters
+from portside.runtime.failure import RuntimeFailure
+from portside.runtime.spec import HOOK_KINDS, Spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+
+class Facts:
+    """Of a spec, what a held container needs; no hooks."""
+
+    __slots__ = ("hooks", "namespaces")
+
+    def __init__(self, namespaces: dict[str, str]) -> None:
+        self.namespaces = namespaces
+        self.hooks: dict[str, list[Any]] = {kind: [] for kind in HOOK_KINDS}
+
+
+class HeldContainer(Container):
+    """Made by ``create`` in one process, handed to another by ``hand_over`` and ``take_over``."""
+
+    __slots__ = ()
+
+    def hand_over(self) -> tuple[dict[str, Any], list[int]]:
+        """What ``take_over`` takes. The descriptors stay ours, the terminal not among them."""
+        assert self._channel is not None
+        facts = {
+            "pid": self.init.pid,
+            "cgroup": self.cgroup.path,
+            "namespaces": self._spec.namespaces,
+            "hooks": any(self._spec.hooks.values()),
+            "keyring": self._keyring,
+        }
+        return facts, [self.init.pidfd, self._channel.fileno()]
+
+    @classmethod
+    def take_over(
+        cls, id: str, bundle: str, facts: Mapping[str, Any], pidfd: int, channel: int = -1,
+        spec: dict[str, Any] | None = None, cache_dir: str = "",
+    ) -> HeldContainer:  # fmt: skip
+        """The container again, owning ``pidfd`` and ``channel``; with ``spec`` (its config.json) as whole as made."""
+        known: Any = Facts(facts["namespaces"])
+        seccomp = None
+        if spec is not None:
+            known = Spec(spec)
+            seccomp = _filters(cache_dir).get(known.seccomp) if known.seccomp else None
+        made = cls(id, bundle, known, Cgroup.open(facts["cgroup"]), seccomp, facts["keyring"])
+        made.init = Process(facts["pid"], pidfd)
+        made._pidfd = pidfd
+        if channel >= 0:
+            made._channel = dialogue.Channel(_socket.socket(fileno=channel))
+        return made
+
+    def begin_start(self) -> int:
+        """Tell init to go on; the descriptor that becomes readable when ``finish_start`` knows more."""
+        assert self._channel is not None
+        try:
+            self._channel.send(dialogue.START)
+        except dialogue.PeerGone:
+            pass  # It was killed before; its end tells.
+        return self._channel.fileno()
+
+    @property
+    def start_fd(self) -> int:
+        """The same descriptor; -1 once the start is over."""
+        return self._channel.fileno() if self._channel is not None else -1
+
+    def finish_start(self, closing: Callable[[], None]) -> bool:
+        """Whether init has become its program, or has died; False if neither yet. RuntimeFailure if it could not.
+
+        ``closing`` is called before the descriptor is closed.
+        """
+        assert self._channel is not None
+        kind, payload = b"", b""
+        try:
+            kind, payload, _ = self._channel.receive(wait=False)
+        except BlockingIOError:
+            return False
+        except dialogue.PeerGone:
+            pass
+        closing()
+        self._channel.close()
+        self._channel = None
+        if kind == dialogue.FAILED:
+            raise dialogue.decode_failure(payload).within(f"start container {self.id}")
+        return True
+
+    def run_poststart(self) -> None:
+        """The hooks after the start, in a container that is whole; what goes wrong with one is no failure."""
+        try:
+            self._run_hooks(("poststart",), "running", self.init.pid)
+        except RuntimeFailure as failure:
+            self.warnings.append(str(failure))
