@@ -56,9 +56,7 @@ def test_run_passes_standard_input(daemon: Daemon, image: str) -> None:
 
 def test_run_with_environment_and_cwd(daemon: Daemon, image: str) -> None:
     command = "echo $GREETING; pwd"
-    out = daemon.ctr(
-        "run", "--rm", "--env", "GREETING=hello", "--cwd", "/tmp", image, "r3", "sh", "-c", command
-    ).stdout
+    out = daemon.ctr("run", "--rm", "--env", "GREETING=hello", "--cwd", "/tmp", image, "r3", "sh", "-c", command).stdout
     assert out.split() == ["hello", "/tmp"]
 
 
