@@ -28,6 +28,7 @@ from portside.runtime import hooks as hook_runner
 from portside.runtime import init as first
 from portside.runtime.devices import default_rules
 from portside.runtime.failure import RuntimeFailure
+from portside.runtime.listener import Listener
 from portside.runtime.mounts import BindMount
 from portside.runtime.plan import root_plan
 from portside.runtime.program import Program
@@ -83,8 +84,8 @@ class Container:
     """One container. Made by ``create``; ``delete`` ends its life."""
 
     __slots__ = (
-        "_channel", "_deleted", "_filter", "_group_made", "_keyring", "_pidfd", "_spec", "bundle", "cgroup", "id",
-        "init", "warnings",
+        "_channel", "_deleted", "_filter", "_group_made", "_keyring", "_listener", "_pidfd", "_spec", "bundle",
+        "cgroup", "id", "init", "warnings",
     )  # fmt: skip
 
     def __init__(self, id: str, bundle: str, spec: Spec, cgroup: Cgroup, seccomp: Filter | None, keyring: str) -> None:
@@ -96,6 +97,7 @@ class Container:
         """Things that were asked and could not be given, without harm; for the log."""
         self._spec = spec
         self._filter = seccomp
+        self._listener: Listener | None = None
         self._keyring = keyring
         self._channel: dialogue.Channel | None = None
         self._pidfd = -1
@@ -127,11 +129,11 @@ class Container:
         check_id(id)
         parsed = Spec(spec)
         seccomp = _filters(cache_dir).get(parsed.seccomp) if parsed.seccomp else None
-        if seccomp is not None and seccomp.notifies:
-            raise InvalidArgument("linux.seccomp: SCMP_ACT_NOTIFY is not supported")
         cgroup = Cgroup.open(cgroup_path(parsed.cgroups_path, id, systemd_cgroup))
         keyring = "" if no_new_keyring else f"_ses.{id}"
         made = cls(id, os.path.abspath(bundle), parsed, cgroup, seccomp, keyring)
+        if seccomp is not None and seccomp.notifies:
+            made._listener = Listener(parsed.seccomp)
         try:
             made._create(stdio, rootfs_fd, rootfs, no_pivot)
         except RuntimeFailure as failure:
@@ -240,14 +242,12 @@ class Container:
             raise FailedPrecondition(f"{step}: it has been started")
         channel, self._channel = self._channel, None
         try:
-            channel.send(dialogue.START)
-            kind, payload, _ = channel.receive()
-        except dialogue.PeerGone:
-            kind = b""
+            self._let_go(channel, self.init.pid)
+        except RuntimeFailure as failure:
+            pidfds_signal(self._pidfd, signals.SIGKILL, self.id)  # it may run already, with nobody to answer for it
+            raise failure.within(step) from failure
         finally:
             channel.close()
-        if kind == dialogue.FAILED:
-            raise dialogue.decode_failure(payload).within(step)
         try:
             self._run_hooks(("poststart",), "running", self.init.pid)
         except RuntimeFailure as failure:
@@ -313,13 +313,22 @@ class Container:
                 raise RuntimeFailure("", reason=f"unexpected message {kind!r}")
             made.console = fd
             undo.push(os.close, fd)
-        maker.tell(child.channel, dialogue.START)
+        self._let_go(child.channel, child.pid)
+
+    def _let_go(self, channel: dialogue.Channel, pid: int) -> None:
+        """Tell a process that is ready to go on; returns when its execve has succeeded (or it was killed before)."""
         try:
-            kind, payload, _ = child.channel.receive()
+            channel.send(dialogue.START)
+            while True:
+                kind, payload, fd = channel.receive()
+                if kind == dialogue.FAILED:
+                    raise dialogue.decode_failure(payload)
+                if kind == dialogue.LISTENER and fd >= 0 and self._listener is not None:
+                    with OwnedFd(fd):
+                        state = hook_runner.state_json(self._spec, self.id, self.bundle, "running", self.init.pid)
+                        self._listener.hand_over(fd, pid, state)
         except dialogue.PeerGone:
             return
-        if kind == dialogue.FAILED:
-            raise dialogue.decode_failure(payload)
 
     def kill(self, signal: int, all: bool = False) -> None:
         """Send a signal to the first process, or to every process of the container; ``NotFound`` if it has gone.

@@ -96,6 +96,7 @@ class Program:
         if self.personality >= 0:
             process.set_personality(self.personality)
         os.sched_setaffinity(0, self._cpus)
+        _step("set priority", spec.priority.apply)
         _step("set limits", rlimits.apply, self._early_limits)
         if make_cwd:
             _make_directory(root, spec.cwd)

@@ -16,6 +16,7 @@ from portside.linux import namespaces as ns
 from portside.linux import rlimits
 from portside.runtime import fields
 from portside.runtime.fields import at, boolean, integer, objects, section, strings, text
+from portside.runtime.priority import Priority
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ class ProcessSpec:
     """``process``: of the container, or the whole argument of an exec."""
 
     __slots__ = (
-        "apparmor", "args", "capabilities", "cwd", "document", "env", "height", "io_priority", "no_new_privileges",
-        "oom_score_adj", "rlimits", "selinux", "terminal", "user", "width",
+        "apparmor", "args", "capabilities", "cwd", "document", "env", "height", "no_new_privileges",
+        "oom_score_adj", "priority", "rlimits", "selinux", "terminal", "user", "width",
     )  # fmt: skip
 
     def __init__(self, document: Mapping[str, Any], where: str = "process") -> None:
@@ -94,7 +95,7 @@ class ProcessSpec:
         size = section(document, "consoleSize", where)
         self.width = integer(size, "width", at(where, "consoleSize"), 0, 0, 65535)
         self.height = integer(size, "height", at(where, "consoleSize"), 0, 0, 65535)
-        self.io_priority = section(document, "ioPriority", where)
+        self.priority = Priority(document, where)
 
 
 class Mount:
