@@ -156,6 +156,12 @@ async def test_exec(c: Client, image: portside.sdk.Image) -> None:
         assert outputs == [f"{number}\n".encode() for number in range(8)]
 
 
+async def test_output_ends_though_a_child_holds_it(c: Client, image: portside.sdk.Image) -> None:
+    async with c.run(image, ["sleep", "1000"]) as task, task.exec(["sh", "-c", "sleep 500 & echo out"]) as process:
+        assert await process.output() == b"out\n"
+        assert process.returncode == 0
+
+
 async def _exec_output(task: portside.sdk.Task, number: int) -> bytes:
     async with task.exec(["echo", str(number)]) as process:
         return await process.output()

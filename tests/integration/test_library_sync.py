@@ -9,7 +9,7 @@ import pytest
 
 import portside
 from portside.errors import NotFound
-from tests.support.peers import need_root
+from tests.support.peers import Daemon, need_root
 
 pytestmark = pytest.mark.root
 
@@ -50,4 +50,20 @@ def test_containers_outlive_their_engine(tmp_path: Path, busybox: str) -> None:
         assert task.status() == "running"
         task.kill("KILL")
         assert task.wait() == 137
+        task.remove()
+
+
+def test_waiting_goes_on_while_the_daemon_is_killed(own_daemon: Daemon, busybox: str) -> None:
+    with portside.connect_sync(str(own_daemon.socket)) as c:
+        task = c.run(c.pull(busybox), ["sh", "-c", "echo before; read x; echo $x; exit 5"], stdin=True)
+        assert next(iter(task.stdout)) == b"before\n"
+        waited: list[int] = []
+        waiter = threading.Thread(target=lambda: waited.append(task.wait()))
+        waiter.start()
+        own_daemon.kill()
+        own_daemon.start()
+        task.stdin.write("after\n")
+        waiter.join(30)
+        assert waited == [5]
+        assert b"".join(entry.data for entry in task.logs()) == b"before\nafter\n"
         task.remove()

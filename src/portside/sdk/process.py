@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 from portside.client.signals import SIGKILL, parse_signal
 from portside.client.streams import Fifos, InputStream, OutputStream
+from portside.client.wait import wait_process
 from portside.core.services import Services
 from portside.core.tasks import Exit
 from portside.errors import FailedPrecondition, NotFound, PortsideError
 
-SETTLE_SECONDS = 5.0
-"""How long output may take to arrive after the exit; more only if a child of the process holds the stream."""
+SETTLE_SECONDS = 2.0
+"""How long output may go on after the exit, if a child of the process holds the stream; then it is closed."""
 
 
 class Streams:
@@ -98,13 +100,11 @@ class Process:
 
         Output that nobody reads meanwhile does not hold the process up: its oldest bytes are dropped beyond 1 MiB.
         """
-        if self._exit is None:
-            if self._streams is not None:
-                self._streams.stdout.drain()
-                self._streams.stderr.drain()
-            async with asyncio.timeout(timeout):
-                self._exit = await self._services.tasks.wait(self._container_id, self._exec_id)
-        return self._exit.status
+        if self._exit is None and self._streams is not None:
+            self._streams.stdout.drain()
+            self._streams.stderr.drain()
+        async with asyncio.timeout(timeout):
+            return (await self._ended()).status
 
     async def output(self, *, check: bool = False) -> bytes:
         """All of standard output, once the process has ended; standard error is read too and kept for ``stderr``.
@@ -113,10 +113,11 @@ class Process:
         """
         streams = self._attached()
         streams.stderr.drain()
-        data = await streams.stdout.read()
+        (data,) = await self._read(streams.stdout)
         status = await self.wait()
         if check and status:
-            errors = (await streams.stderr.read()).decode(errors="replace").strip()
+            (told,) = await self._read(streams.stderr)
+            errors = told.decode(errors="replace").strip()
             raise FailedPrecondition(f"process exited with status {status}" + (f": {errors[-500:]}" if errors else ""))
         return data
 
@@ -133,11 +134,14 @@ class Process:
                     pass
             await self.stdin.close()
 
-        async with asyncio.TaskGroup() as group:
-            group.create_task(feed())
-            stdout, stderr = group.create_task(streams.stdout.read()), group.create_task(streams.stderr.read())
-        await self.wait()
-        return stdout.result(), stderr.result()
+        feeding = asyncio.ensure_future(feed())
+        try:
+            stdout, stderr = await self._read(streams.stdout, streams.stderr)
+            return stdout, stderr
+        finally:
+            # What the process has not read by its end it never will.
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
 
     async def lines(self) -> AsyncIterator[str]:
         """Lines of standard output as text, without their newline."""
@@ -155,6 +159,28 @@ class Process:
     async def resize(self, columns: int, rows: int) -> None:
         """Tell its terminal how large the window is."""
         await self._services.tasks.resize(self._container_id, columns, rows, self._exec_id)
+
+    async def _ended(self) -> Exit:
+        if self._exit is None:
+            self._exit = await wait_process(self._services, self._container_id, self._exec_id)
+        return self._exit
+
+    async def _read(self, *streams: OutputStream) -> list[bytes]:
+        """All of ``streams``, until they end or the process has and nothing comes of what still holds them."""
+        reading = asyncio.gather(*(stream.read() for stream in streams))
+        ending = asyncio.ensure_future(self._ended())
+        try:
+            either: list[asyncio.Future[Any]] = [reading, ending]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            await ending
+            await asyncio.wait(either, timeout=SETTLE_SECONDS)
+            if not reading.done():
+                for stream in streams:
+                    stream.close()
+            return await reading
+        finally:
+            ending.cancel()
+            reading.cancel()
 
     def _attached(self) -> Streams:
         if self._streams is None:
