@@ -15,21 +15,20 @@ import fcntl
 import os
 import signal as signals
 
-from portside.errors import FailedPrecondition, InvalidArgument, NotFound
-from portside.linux import mount as m
+from portside.errors import FailedPrecondition, NotFound
 from portside.linux import namespaces as ns
 from portside.linux import pidfd as pidfds
 from portside.linux.cgroups import Cgroup
 from portside.linux.fd import OwnedFd
 from portside.linux.seccomp import FilterCache
-from portside.runtime import dialogue, group, maker
+from portside.runtime import dialogue, maker, prepare
 from portside.runtime import exec as executor
 from portside.runtime import hooks as hook_runner
 from portside.runtime import init as first
 from portside.runtime.devices import default_rules
 from portside.runtime.failure import RuntimeFailure
 from portside.runtime.listener import Listener
-from portside.runtime.mounts import BindMount
+from portside.runtime.naming import cgroup_path, check_id
 from portside.runtime.plan import root_plan
 from portside.runtime.program import Program
 from portside.runtime.spec import NAMESPACE_KINDS, ProcessSpec, Spec
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from portside.linux.seccomp import Filter
-
-_ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
-_MAX_ID = 1024
 
 
 class Stdio:
@@ -155,12 +151,12 @@ class Container:
             launch.state = hook_runner.state_json(spec, self.id, self.bundle, "creating", 0)
             launch.terminal_size = _terminal_size(stdio, spec.process)
             launch.stdio = _standard(stdio, borrowed)
-            _open_namespaces(launch, borrowed)
-            _open_sources(launch, borrowed)
+            prepare.open_namespaces(launch, borrowed)
+            prepare.open_sources(launch, borrowed)
             undo.push(self._remove_cgroup)
             undo.push(self._close_console)
             self._make_cgroup()
-            launch.groups = _open_groups(self.cgroup, borrowed)
+            launch.groups = prepare.open_groups(self.cgroup, borrowed)
             child = self._clone(launch)
             undo.push(child.destroy)
             self._converse(child)
@@ -175,7 +171,7 @@ class Container:
 
     def _clone(self, launch: first.Launch) -> maker.Child:
         """Clone the first process, or the one between, in its control groups."""
-        between = _needs_between(launch)
+        between = prepare.needs_between(launch)
         flags = ns.CLONE_CLEAR_SIGHAND if between else first.clone_flags(launch.fresh)
         run = first.between if between else first.run
         child = maker.spawn_in(self.cgroup, lambda channel: run(launch, channel), flags)
@@ -287,7 +283,7 @@ class Container:
                 borrowed.push(os.close, entry.root_fd)
             entry.terminal_size = _terminal_size(stdio, process)
             entry.stdio = _standard(stdio, borrowed)
-            entry.groups = _open_groups(self.cgroup, borrowed)
+            entry.groups = prepare.open_groups(self.cgroup, borrowed)
             flags = ns.CLONE_CLEAR_SIGHAND
             child = maker.spawn_in(self.cgroup, lambda channel: executor.between(entry, channel), flags, self.init.pid)
             undo.push(child.destroy)
@@ -397,28 +393,6 @@ class Container:
             self.warnings.append(str(failure))
 
 
-def check_id(id: str) -> None:
-    """``InvalidArgument`` unless ``id`` can name a directory and a control group."""
-    if not id or len(id) > _MAX_ID or id in (".", "..") or not _ID_CHARACTERS.issuperset(id):
-        raise InvalidArgument(f"container id {id[:80]!r}: letters, digits, '_', '+', '-' and '.' only")
-
-
-def cgroup_path(path: str, id: str, systemd: bool) -> str:
-    """The control group for ``linux.cgroupsPath``; with ``systemd`` that is written "slice:prefix:name"."""
-    if not systemd:
-        return path or f"/portside/{id}"
-    parts = path.split(":") if path else ["system.slice", "portside", id]
-    if len(parts) != 3 or not parts[2]:
-        raise InvalidArgument("linux.cgroupsPath: with systemd it must be slice:prefix:name")
-    slice_name, prefix, name = parts
-    slice_name = slice_name or "system.slice"
-    if not slice_name.endswith(".slice") or "/" in path or "--" in slice_name:
-        raise InvalidArgument(f"linux.cgroupsPath: {slice_name[:80]!r} is not a slice")
-    steps = slice_name[: -len(".slice")].split("-")
-    above = "".join("/" + "-".join(steps[: index + 1]) + ".slice" for index in range(len(steps)))
-    return f"{above}/{prefix}-{name}.scope" if prefix else f"{above}/{name}.scope"
-
-
 def pidfds_signal(pidfd: int, number: int, id: str) -> None:
     """Signal the first process of container ``id``; ``NotFound`` if it has been reaped."""
     try:
@@ -452,79 +426,3 @@ def _standard(stdio: Stdio, borrowed: maker.Undo) -> tuple[int, int, int]:
     for fd in (*mine, *copies):
         borrowed.push(os.close, fd)
     return placed
-
-
-def _open_groups(cgroup: Cgroup, borrowed: maker.Undo) -> list[int]:
-    fds = group.open_joins(cgroup)
-    for fd in fds:
-        borrowed.push(os.close, fd)
-    return fds
-
-
-def _needs_between(launch: first.Launch) -> bool:
-    kinds = {kind for _, kind in launch.joins}
-    if kinds & {ns.CLONE_NEWPID, ns.CLONE_NEWUSER}:
-        return True
-    return bool(kinds) and bool(launch.fresh & ns.CLONE_NEWUSER)
-
-
-def _open_namespaces(launch: first.Launch, borrowed: maker.Undo) -> None:
-    """Open the namespaces to join, and note which ones are new. A user namespace comes first."""
-    launch.fresh, launch.joins = 0, []
-    for name, path in launch.spec.namespaces.items():
-        kind = NAMESPACE_KINDS[name]
-        if not path:
-            launch.fresh |= kind
-            continue
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise RuntimeFailure.of(f"open {name} namespace", error, path) from error
-        borrowed.push(os.close, fd)
-        if ns.namespace_kind(fd) != kind:
-            raise RuntimeFailure(f"open {name} namespace", path, reason=f"is not a {name} namespace")
-        if kind == ns.CLONE_NEWUSER and ns.same_namespace(fd, "user"):
-            raise RuntimeFailure("join user namespace", path, reason="is the one that we are in")
-        launch.joins.append((fd, kind))
-    launch.joins.sort(key=lambda join: join[1] != ns.CLONE_NEWUSER)
-
-
-def _open_sources(launch: first.Launch, borrowed: maker.Undo) -> None:
-    """Open what the new process could not: with a user namespace it has no rights in the host's directories."""
-    spec = launch.spec
-    foreign = "user" in spec.namespaces
-    if foreign and launch.rootfs_fd < 0:
-        try:
-            launch.rootfs_fd = m.clone_mount(-100, launch.rootfs, recursive=True)
-            borrowed.push(os.close, launch.rootfs_fd)
-            m.set_attributes(launch.rootfs_fd, propagation=m.MS_SLAVE, recursive=True)
-        except OSError as error:
-            raise RuntimeFailure.of("open the root file system", error, launch.rootfs) from error
-    for operation in launch.plan.mounts:
-        if not isinstance(operation, BindMount):
-            continue
-        mapped = bool(operation.uid_map) or operation.options.idmap
-        if not foreign and not mapped:
-            continue
-        try:
-            operation.source_fd = operation.open_source()
-            borrowed.push(os.close, operation.source_fd)
-            m.set_attributes(operation.source_fd, propagation=m.MS_SLAVE, recursive=True)
-            if mapped:
-                _map_mount(operation, spec)
-        except OSError as error:
-            raise RuntimeFailure.of(operation.describe(), error, operation.source) from error
-
-
-def _map_mount(operation: BindMount, spec: Spec) -> None:
-    """Map the ids of a mount by its own maps, else by those of the container."""
-    uid_map, gid_map = operation.uid_map or spec.uid_map, operation.gid_map or spec.gid_map
-    if not uid_map:
-        raise InvalidArgument(f"mount {operation.destination}: idmap needs uidMappings and gidMappings")
-    with OwnedFd(ns.user_namespace(uid_map, gid_map)) as user:
-        m.set_attributes(
-            operation.source_fd,
-            m.MOUNT_ATTR_IDMAP,
-            recursive=operation.options.idmap_recursive,
-            userns_fd=user.fileno(),
-        )
