@@ -297,3 +297,24 @@ async def test_push_of_an_index_of_which_a_part_is_here(services: Services) -> N
     assert sent.digest == image.digest
     with pytest.raises(PortsideError):
         await push(services, registry, pulled, REFERENCE, platform=Platform("linux", "s390x"))
+
+
+async def test_somebody_else_is_fetching(services: Services) -> None:
+    """Another process has the ref: wait until it is done, and use what it made."""
+    image = image_of("a")
+    registry = serving(image)
+    (layer,) = layers_of(image)
+    writer = await services.content.writer(f"layer-{layer}", len(image.blobs[layer]), Digest(layer))
+    waiting = asyncio.Event()
+
+    def note(progress: Progress) -> None:
+        if progress.stage == "waiting" and progress.object == f"layer-{layer}":
+            waiting.set()
+
+    pulling = asyncio.create_task(pull(services, registry, REFERENCE, FETCH_ONLY, progress=note))
+    await waiting.wait()
+    await writer.write(image.blobs[layer])
+    await writer.commit(len(image.blobs[layer]), Digest(layer))
+    await writer.close()
+    await pulling
+    assert layer not in dict(registry.fetched)

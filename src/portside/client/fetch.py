@@ -6,6 +6,7 @@ Refs are those of containerd's client (``layer-sha256:…``), so that theirs and
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 
 from portside.client.flights import Flights
@@ -22,6 +23,9 @@ from portside.oci.reference import Reference
 
 PROGRESS_STEP = 256 << 10
 """Bytes between two progress records of one blob."""
+
+STALLED_SECONDS = 300
+"""A writer elsewhere that has not written for so long is given up."""
 
 _LOCKED_POLL = 0.1
 _LOCKED_POLL_MAX = 2.0
@@ -85,15 +89,28 @@ async def fetch_document(
 
 
 async def _open(services: Services, ref: str, descriptor: Descriptor, progress: ProgressCallback) -> ContentWriter:
-    """The ingest's writer; waits while somebody else (another process) has it."""
-    delay = _LOCKED_POLL
+    """The ingest's writer; waits while somebody else (another process) has it, as long as that one gets on."""
+    delay, offset, moved_at = _LOCKED_POLL, -1, time.monotonic()
     while True:
         try:
             return await services.content.writer(ref, descriptor.size, descriptor.digest)
-        except Unavailable:
-            progress(Progress(ref, WAITING, 0, descriptor.size))
+        except Unavailable as error:
+            # Asking also tells a busy ref from a server that is gone, which is Unavailable here too.
+            now = await _offset(services, ref)
+            if now != offset:
+                offset, moved_at = now, time.monotonic()
+            elif time.monotonic() - moved_at > STALLED_SECONDS:
+                raise Unavailable(f"{ref}: its writer has not got on for {STALLED_SECONDS} seconds") from error
+            progress(Progress(ref, WAITING, max(0, offset), descriptor.size))
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LOCKED_POLL_MAX)
+
+
+async def _offset(services: Services, ref: str) -> int:
+    try:
+        return (await services.content.status(ref)).offset
+    except NotFound:
+        return -1
 
 
 async def _copy(
