@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from portside.shim import zygote
+from portside.shim import rehearsal, zygote
 
 HEAVY = (
     "asyncio", "dataclasses", "google", "inspect", "logging", "multiprocessing", "pathlib", "pickle", "shutil", "site",
@@ -32,9 +32,9 @@ def test_a_zygote_is_light() -> None:
     assert not [name for name in modules if name.partition(".")[0] in HEAVY or "_pb2" in name]
 
 
-def test_it_answers_a_request_that_makes_no_sense_and_ends_with_its_daemon() -> None:
+def test_it_answers_a_request_that_makes_no_sense_and_ends_with_its_daemon(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-I", "-S", "-E", zygote.__file__, str(theirs.fileno())]
+    command = [sys.executable, "-I", "-S", "-E", zygote.__file__, str(theirs.fileno()), str(tmp_path / "play")]
     process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
     theirs.close()
     try:
@@ -49,6 +49,17 @@ def test_it_answers_a_request_that_makes_no_sense_and_ends_with_its_daemon() -> 
             assert "error" in json.loads(ours.recv(65536))
         assert len(os.listdir(f"/proc/{process.pid}/task")) == 1
         assert len(os.listdir(f"/proc/{process.pid}/fd")) == 4
+        assert not os.listdir(tmp_path)
     finally:
         ours.close()
         assert process.wait(20) == 0
+
+
+def test_a_rehearsal_goes_through_without_an_error(tmp_path: Path) -> None:
+    day = rehearsal._Day(str(tmp_path))
+    day._acts()
+    assert not day._errors and day._outbox.idle
+    day.play()
+    before = os.listdir("/proc/self/fd")
+    rehearsal.rehearse(str(tmp_path / "play"))
+    assert os.listdir("/proc/self/fd") == before

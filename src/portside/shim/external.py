@@ -12,13 +12,13 @@ import _socket
 import json
 import os
 import select
-import signal
 import stat
 import struct
 
 from portside.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable, Unknown
 from portside.linux.cgroups.cgroup import Cgroup
 from portside.runtime.container import Process, Stdio
+from portside.shim import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class ExternalContainer:
             actions = [(os.POSIX_SPAWN_DUP2, null if fd < 0 else fd, number) for number, fd in enumerate(stdio)]
             pid = os.posix_spawn(
                 command[0], [*command, *arguments], _environment(), file_actions=actions,
-                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGTERM),
+                setsigdef=(signals.SIGPIPE, signals.SIGXFSZ, signals.SIGCHLD, signals.SIGTERM),
             )  # fmt: skip
             if capture:
                 os.close(writer)
@@ -241,7 +241,7 @@ def _wait(pid: int, reader: int) -> tuple[bytes, int]:
         while True:
             ready = poller.poll(int(TIMEOUT * 1000))
             if not ready:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                signals.send(pidfd, signals.SIGKILL)
                 os.waitpid(pid, 0)
                 raise DeadlineExceeded(f"runtime: not done within {TIMEOUT:g} s")
             fds = {fd for fd, _ in ready}

@@ -14,6 +14,7 @@ from portside.runtime import dialogue
 from portside.runtime.container import Container, Process, _filters
 from portside.runtime.failure import RuntimeFailure
 from portside.runtime.spec import HOOK_KINDS, Spec
+from portside.shim.loop import close_fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,6 +100,14 @@ class HeldContainer(Container):
         if kind == dialogue.FAILED:
             raise dialogue.decode_failure(payload).within(f"start container {self.id}")
         return True
+
+    def close(self) -> None:
+        """Let go of the container without ending it."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        fd, self._pidfd = self._pidfd, -1
+        close_fd(fd)
 
     def run_poststart(self) -> None:
         """The hooks after the start, in a container that is whole; what goes wrong with one is no failure."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import _socket
 import os
 import select
-import signal
 import time
+
+from portside.shim import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,9 +91,9 @@ class Loop:
         writer.setblocking(False)
         self._wake_reader, self._wake_writer = reader, writer
         for number in numbers:
-            signal.signal(number, _nothing)
+            signals.handle(number, _nothing)
         # The interpreter's handler writes the number in the moment of the signal, so none is lost between two polls.
-        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        signals.set_wakeup_fd(writer.fileno())
 
         def arrived(_ready: int) -> None:
             for number in set(reader.recv(4096)):
@@ -125,7 +126,7 @@ class Loop:
     def close(self) -> None:
         """Give back epoll and the signals."""
         if self._wake_writer is not None and self._wake_reader is not None:
-            signal.set_wakeup_fd(-1)
+            signals.set_wakeup_fd(-1)
             self._wake_reader.close()
             self._wake_writer.close()
         self._epoll.close()

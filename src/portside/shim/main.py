@@ -20,15 +20,16 @@ import _socket
 import ctypes
 import fcntl
 import json
-import signal
 
 from portside.errors import PortsideError
 from portside.linux import process as linux
 from portside.linux.cgroups import Cgroup
 from portside.shim import outbox as outbox_module
 from portside.shim import service as service_module
+from portside.shim import signals
 from portside.shim.loop import Loop
 from portside.shim.outbox import Outbox
+from portside.shim.record import read_file
 from portside.shim.rpc import Server
 from portside.shim.service import TaskService
 from portside.shim.task import Shim
@@ -102,7 +103,7 @@ class Running:
         """The shim's life."""
         # These must not end us, nor be ignored, since what is ignored stays so in the container's processes.
         self._loop.on_signals(
-            (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ),
+            (signals.SIGCHLD, signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGPIPE, signals.SIGXFSZ),
             self._signalled,
         )
         self._watch_idle()
@@ -116,7 +117,7 @@ class Running:
             pass  # The daemon has removed it.
 
     def _signalled(self, number: int) -> None:
-        if number == signal.SIGCHLD:
+        if number == signals.SIGCHLD:
             self._shim.reap()
 
     def _watch_idle(self) -> None:
@@ -183,8 +184,7 @@ def _set_title(title: str) -> None:
     """What ps(1) shows: the name, and the arguments by writing over ours (prctl's way needs CAP_SYS_RESOURCE)."""
     name = ctypes.create_string_buffer(b"portside-shim")
     linux.prctl(_PR_SET_NAME, ctypes.addressof(name))
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
+    fields = read_file("/proc/self/stat", 4096).rpartition(b")")[2].split()
     start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: fields 48 and 49 of proc_pid_stat(5)
     size = end - start
     if 0 < size < 1 << 20:

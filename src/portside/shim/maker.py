@@ -14,11 +14,11 @@ from __future__ import annotations
 import _socket
 import json
 import os
-import signal
 import struct
 
 from portside.errors import DeadlineExceeded, Internal, PortsideError, from_oserror
 from portside.linux.process import set_child_subreaper
+from portside.shim import signals
 from portside.shim.loop import READ, close_fd
 from portside.wire.status import code_of, error_of
 
@@ -91,7 +91,7 @@ class Maker:
             self.poll()
 
     def _too_long(self) -> None:
-        os.kill(self._pid, signal.SIGKILL)  # our child, which only we reap
+        os.kill(self._pid, signals.SIGKILL)  # our child, which only we reap
         self._finish(DeadlineExceeded(f"not made within {TIMEOUT:g} s"))
 
     def _finish(self, outcome: Made | PortsideError) -> None:
@@ -106,7 +106,7 @@ def _run(channel: _socket.socket, work: Callable[[], Made], undo: Callable[[], N
     """The child. Never returns."""
     status = 1
     try:
-        signal.set_wakeup_fd(-1)  # It is the shim's too.
+        signals.set_wakeup_fd(-1)  # It is the shim's too.
         set_child_subreaper()  # What a command leaves behind must not come to the shim before it was announced.
         try:
             made, fds = work()

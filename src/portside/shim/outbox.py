@@ -68,7 +68,7 @@ class Outbox:
 
     def emit(self, topic: str, name: str, fields: Mapping[str, Any]) -> None:
         """Send ``containerd.events.<name>`` with ``fields`` under ``topic``."""
-        if not self._address:
+        if not self._address and self._connection is None:
             return
         seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
         event = {"type_url": f"containerd.events.{name}", "value": encode(getattr(containerd_events, name), fields)}
@@ -116,6 +116,10 @@ class Outbox:
             return
         finally:
             close_fd(directory)
+        self.attach(peer)
+
+    def attach(self, peer: _socket.socket) -> None:
+        """Send through ``peer``, which is connected, does not block, and is owned from now on."""
         self._socket, self._connection = peer, TtrpcConnection(client=True)
         self._loop.watch(peer.fileno(), READ, self._ready)
         for number in self._events:

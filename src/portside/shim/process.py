@@ -9,11 +9,11 @@ are remembered (``task.py``).
 from __future__ import annotations
 
 import fcntl
-import signal
 import struct
 import termios
 
 from portside.errors import FailedPrecondition, NotFound
+from portside.shim import signals
 from portside.shim.loop import close_fd
 from portside.shim.outbox import timestamp
 from portside.shim.record import start_time
@@ -29,7 +29,7 @@ CREATED: Final = 1
 RUNNING: Final = 2
 STOPPED: Final = 3
 PAUSED: Final = 4
-KILLED: Final = 128 + signal.SIGKILL
+KILLED: Final = 128 + signals.SIGKILL
 
 
 class Process:
@@ -93,7 +93,7 @@ class Process:
         if self.pidfd < 0:
             raise FailedPrecondition(f"process {self.name}: not started")
         try:
-            signal.pidfd_send_signal(self.pidfd, number)
+            signals.send(self.pidfd, number)
         except ProcessLookupError:
             raise NotFound(f"process {self.name}: process already finished") from None
 

@@ -24,6 +24,22 @@ if TYPE_CHECKING:
 
 NAME: Final = "state.json"
 VERSION: Final = 1
+MAX_RECORD: Final = 64 << 20
+"""Bytes of a record that are read."""
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def read_file(path: str, limit: int) -> bytes:
+    """The beginning of a file, without Python's file objects, whose use touches much memory that shims share."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = chunk = os.read(fd, limit)
+        while chunk and len(data) < limit:
+            chunk = os.read(fd, limit - len(data))
+            data += chunk
+        return data
+    finally:
+        os.close(fd)
 
 
 def write(bundle: str, record: dict[str, Any]) -> None:
@@ -31,7 +47,7 @@ def write(bundle: str, record: dict[str, Any]) -> None:
     private = f"{bundle}/.{NAME}"
     fd = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        data = json.dumps(record, separators=(",", ":")).encode()
+        data = _encode(record).encode()
         while data:
             data = data[os.write(fd, data) :]
     finally:
@@ -42,8 +58,7 @@ def write(bundle: str, record: dict[str, Any]) -> None:
 def read(bundle: str) -> dict[str, Any] | None:
     """The record of ``bundle``; None if there is none that makes sense."""
     try:
-        with open(f"{bundle}/{NAME}", "rb") as file:
-            record = json.loads(file.read(64 << 20))
+        record = json.loads(read_file(f"{bundle}/{NAME}", MAX_RECORD))
     except (OSError, ValueError, RecursionError):
         return None
     if (
@@ -58,8 +73,7 @@ def read(bundle: str) -> dict[str, Any] | None:
 def start_time(pid: int) -> int:
     """When ``pid`` was started, in clock ticks since boot; 0 if there is no such process, or it is dead already."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read(4096).rpartition(b")")[2].split()
+        fields = read_file(f"/proc/{pid}/stat", 4096).rpartition(b")")[2].split()
     except OSError:
         return 0
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])

@@ -8,7 +8,6 @@ process create → start → exit → delete. What does not belong here: how a c
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 from portside.errors import (
@@ -20,7 +19,7 @@ from portside.errors import (
     Unimplemented,
     from_oserror,
 )
-from portside.shim import record
+from portside.shim import record, signals
 from portside.shim.external import ExternalContainer
 from portside.shim.held import HeldContainer
 from portside.shim.loop import READ
@@ -41,12 +40,14 @@ if TYPE_CHECKING:
     from portside.shim.outbox import Outbox
 
     Done = Callable[[int | PortsideError], None]
+    Outcome = Made | PortsideError
+    Make = Callable[[Callable[[], Made], Callable[[], None], Callable[[Outcome], None]], None]
 
 
 class Shim:
     """What the tasks of a shim share: namespace, loop, outbox, and who has which pid. Set up once, in ``main.py``."""
 
-    __slots__ = ("by_pid", "cache_dir", "loop", "makers", "namespace", "outbox", "starting")
+    __slots__ = ("by_pid", "cache_dir", "loop", "make", "makers", "namespace", "outbox", "starting")
 
     def __init__(self, loop: Loop, outbox: Outbox, namespace: str, cache_dir: str) -> None:
         self.loop = loop
@@ -57,8 +58,13 @@ class Shim:
         self.by_pid: dict[int, tuple[Task, Process]] = {}
         self.makers: set[Maker] = set()
         """Children at work."""
+        self.make: Make = self._make
+        """Run work in a child; then call with what it made, or with what went wrong."""
         self.starting: set[Task] = set()
         """Tasks whose init is between start and execve."""
+
+    def _make(self, work: Callable[[], Made], undo: Callable[[], None], done: Callable[[Outcome], None]) -> None:
+        Maker(self.loop, self.makers, work, undo, done)
 
     def reap(self) -> None:
         """Collect every child that has ended; orphans of a container too, of which nobody asks."""
@@ -117,7 +123,7 @@ class Task:
         streams.prepare((self._options.get("io_uid", 0), self._options.get("io_gid", 0)))
         recipe = Recipe(self.id, self.bundle, self._request["rootfs"], self._options, self._shim)
 
-        def made(outcome: Made | PortsideError) -> None:
+        def made(outcome: Outcome) -> None:
             if isinstance(outcome, PortsideError):
                 streams.close()
                 done(outcome)
@@ -129,7 +135,7 @@ class Task:
             else:
                 done(self.init.pid)
 
-        self._make(lambda: recipe.container(streams), recipe.undo, made)
+        self._shim.make(lambda: recipe.container(streams), recipe.undo, made)
 
     def _created(self, facts: dict[str, Any], fds: list[int]) -> None:
         self._facts = facts
@@ -165,7 +171,7 @@ class Task:
             self._shim.starting.add(self)
             self._shim.loop.watch(container.begin_start(), READ, lambda _: self.poll_start())
         else:
-            self._make(lambda: _nothing_made(container.start), _no_undo, self._start_finished)
+            self._shim.make(lambda: _nothing_made(container.start), _no_undo, self._start_finished)
 
     def poll_start(self) -> None:
         """Look whether init has become its program."""
@@ -184,11 +190,11 @@ class Task:
         if self._facts["hooks"]:
             recipe = Recipe(self.id, self.bundle, (), self._options, self._shim)
             hooks = lambda: _nothing_made(recipe.whole(self._facts).run_poststart)  # noqa: E731
-            self._make(hooks, _no_undo, self._start_finished)
+            self._shim.make(hooks, _no_undo, self._start_finished)
         else:
             self._start_finished(({}, []))
 
-    def _start_finished(self, outcome: Made | PortsideError) -> None:
+    def _start_finished(self, outcome: Outcome) -> None:
         done, self._started = self._started, None
         process = self.init
         process.starting = False
@@ -257,11 +263,20 @@ class Task:
 
         if process.status == CREATED and process.pid:
             process.wait(lambda _: process.streams.finish(finished))
-            self._container.kill(signal.SIGKILL)
+            self._container.kill(signals.SIGKILL)
         elif process.pid:
             process.streams.finish(finished)
         else:
             finished()
+
+    def close(self) -> None:
+        """Let go of everything, and leave the container to itself."""
+        for process in self.processes.values():
+            process.streams.close()
+            process.close_console()
+        self._unwatch_oom()
+        if isinstance(self._container, HeldContainer):
+            self._container.close()
 
     # While it runs
 
@@ -328,11 +343,6 @@ class Task:
         io = (request["stdin"], request["stdout"], request["stderr"])
         return Process(exec_id, Streams(self._shim.loop, io, request["terminal"]), spec)
 
-    def _make(
-        self, work: Callable[[], Made], undo: Callable[[], None], done: Callable[[Made | PortsideError], None]
-    ) -> None:
-        Maker(self._shim.loop, self._shim.makers, work, undo, done)
-
     def _hold(self, process: Process, pid: int, pidfd: int, console: int) -> None:
         process.made(pid, pidfd, console)
         self._shim.by_pid[pid] = (self, process)
@@ -350,7 +360,7 @@ class Task:
         process.starting = True
         recipe = Recipe(self.id, self.bundle, (), self._options, self._shim)
 
-        def made(outcome: Made | PortsideError) -> None:
+        def made(outcome: Outcome) -> None:
             process.starting = False
             if isinstance(outcome, PortsideError):
                 self._exec_failed(process)
@@ -365,7 +375,7 @@ class Task:
             self._emit("exec-started", "TaskExecStarted", exec_id=process.exec_id, pid=process.pid)
             done(process.pid)
 
-        self._make(lambda: recipe.exec(self._facts, process.spec, streams), _no_undo, made)
+        self._shim.make(lambda: recipe.exec(self._facts, process.spec, streams), _no_undo, made)
 
     def _exec_failed(self, process: Process) -> None:
         """As with containerd, a process that could not be started counts as ended, and is there to be deleted."""
@@ -397,7 +407,7 @@ class Task:
 
     def _kill_rest(self) -> None:
         try:
-            self._container.kill(signal.SIGKILL, all=True)
+            self._container.kill(signals.SIGKILL, all=True)
         except (OSError, PortsideError):
             pass  # None is left.
 

@@ -1,8 +1,9 @@
 """The zygote: a process with everything imported that a shim needs, which forks shims when asked.
 
 A fork takes a millisecond and shares the interpreter's memory, where starting one takes ten and shares nothing. It is
-exec'ed by the daemon, never forked from it: ``python -I -S -E zygote.py FD``, FD the number of a SEQPACKET socket. It
-has one thread, since it forks, and ends when the daemon's end of the socket is closed; its shims go on.
+exec'ed by the daemon, never forked from it: ``python -I -S -E zygote.py FD DIR``, FD the number of a SEQPACKET
+socket, DIR the name of a directory to be used for a moment. It has one thread, since it forks, and ends when the
+daemon's end of the socket is closed; its shims go on.
 
     request   JSON of ``main.Config`` and ``"call"``, a number; with it, by SCM_RIGHTS, the shim's listening socket
     answer    JSON ``{"call": number, "pid": pid}`` and, by SCM_RIGHTS, a pidfd of it; or ``{"call": …, "error": …}``
@@ -21,10 +22,11 @@ if __name__ == "__main__":  # Isolated and without site: the package is where th
 import _socket
 import gc
 import json
-import signal
 import struct
 
 from portside.shim import main as shim
+from portside.shim import signals
+from portside.shim.rehearsal import rehearse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,15 +35,23 @@ if TYPE_CHECKING:
 MAX_REQUEST: Final = 64 << 10
 
 
-def serve(control: _socket.socket) -> None:
-    """Fork a shim for each request until the daemon is gone. Does not return in a shim."""
+def serve(control: _socket.socket, directory: str = "") -> None:
+    """Fork a shim for each request until the daemon is gone. Does not return in a shim.
+
+    ``directory`` does not exist yet; it is used for a moment.
+    """
     shim.prepare()
+    if directory:
+        try:
+            rehearse(directory)
+        except OSError:
+            pass  # Shims are larger then, and work.
     gc.collect()
     gc.freeze()  # So that no collection in a shim touches what it shares.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signals.ignore(signals.SIGCHLD)
+    for number in (signals.SIGINT, signals.SIGTERM, signals.SIGHUP):
         # A terminal's Ctrl-C goes to the daemon's whole group; whether we end is the daemon's to say.
-        signal.signal(number, signal.SIG_IGN)
+        signals.ignore(number)
     while True:
         data, ancillary, _flags, _peer = control.recvmsg(MAX_REQUEST, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
         if not data:
@@ -93,4 +103,4 @@ def _be_shim(control: _socket.socket, config: shim.Config, listener: int) -> Non
 
 
 if __name__ == "__main__":
-    serve(_socket.socket(fileno=int(sys.argv[1])))
+    serve(_socket.socket(fileno=int(sys.argv[1])), sys.argv[2])

@@ -61,7 +61,7 @@ class Supervisor:
         """``forward`` gets every event of a task, in the loop; ``cache_dir`` (default: in ``root``) is for runtimes."""
         self._bundles = Bundles(state, root)
         self._forward = forward
-        self._zygote = Zygote(python)
+        self._zygote = Zygote(os.path.abspath(state), python)
         self._cache_dir = cache_dir or f"{os.path.abspath(root)}/io.containerd.runtime.v2.task.cache"
         self._events = f"{os.path.abspath(state)}/events.sock"
         self._server = TtrpcServer({(SERVICE, "Forward"): self._event})

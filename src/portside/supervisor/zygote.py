@@ -30,7 +30,9 @@ _DIRECTORY = Path(shim.__file__).resolve().parent
 class Zygote:
     """Makes shims. ``close`` ends the zygote and leaves the shims alone."""
 
-    def __init__(self, python: str = sys.executable) -> None:
+    def __init__(self, state: str, python: str = sys.executable) -> None:
+        """``state`` is a directory of ours, in which the zygote may make another for a moment."""
+        self._state = state
         self._python = python
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -50,8 +52,9 @@ class Zygote:
             if self._control is not None:
                 return
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            arguments = [str(theirs.fileno()), f"{self._state}/.rehearsal-{os.urandom(4).hex()}"]
             try:
-                self._process = await asyncio.to_thread(self._exec, "zygote.py", [str(theirs.fileno())], theirs)
+                self._process = await asyncio.to_thread(self._exec, "zygote.py", arguments, theirs)
             except OSError as error:
                 ours.close()
                 log.error("zygote: %s %s", self._python, error)
