@@ -240,7 +240,6 @@ class Container:
         try:
             self._let_go(channel, self.init.pid)
         except RuntimeFailure as failure:
-            pidfds_signal(self._pidfd, signals.SIGKILL, self.id)  # it may run already, with nobody to answer for it
             raise failure.within(step) from failure
         finally:
             channel.close()
@@ -321,10 +320,18 @@ class Container:
                     raise dialogue.decode_failure(payload)
                 if kind == dialogue.LISTENER and fd >= 0 and self._listener is not None:
                     with OwnedFd(fd):
-                        state = hook_runner.state_json(self._spec, self.id, self.bundle, "running", self.init.pid)
-                        self._listener.hand_over(fd, pid, state)
+                        self._hand_over(self._listener, fd, pid)
         except dialogue.PeerGone:
             return
+
+    def _hand_over(self, listener: Listener, fd: int, pid: int) -> None:
+        """Give the listener of process ``pid`` to the agent; without one nobody answers, so the process is killed."""
+        state = hook_runner.state_json(self._spec, self.id, self.bundle, "running", self.init.pid)
+        try:
+            listener.hand_over(fd, pid, state)
+        except RuntimeFailure:
+            os.kill(pid, signals.SIGKILL)
+            raise
 
     def kill(self, signal: int, all: bool = False) -> None:
         """Send a signal to the first process, or to every process of the container; ``NotFound`` if it has gone.
