@@ -328,3 +328,26 @@ async def test_many_at_once(c: Client, image: portside.sdk.Image) -> None:
             return await task.output()
 
     assert await asyncio.gather(*(one(number) for number in range(10))) == [f"{n}\n".encode() for n in range(10)]
+
+
+async def test_events(c: Client, image: portside.sdk.Image) -> None:
+    topics: list[str] = []
+    ended = asyncio.Event()
+
+    async def watch() -> None:
+        async for envelope in c.events():
+            topics.append(envelope.topic)
+            if envelope.topic == "/containers/delete":
+                ended.set()
+
+    watching = asyncio.create_task(watch())
+    async with asyncio.timeout(20):
+        # Until the subscription stands, events pass unseen.
+        while not ended.is_set():
+            async with c.run(image, ["true"]) as task:
+                await task.wait()
+            await asyncio.sleep(0)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    expected = ["/tasks/exit", "/tasks/delete", "/containers/delete"]
+    assert [topic for topic in topics if topic in expected][-3:] == expected
