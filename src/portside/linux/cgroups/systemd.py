@@ -48,14 +48,18 @@ class CgroupSystemd(CgroupV2):
 
     def _make(self, resources: Mapping[str, Any]) -> None:
         writes, rules = limits_v2.plan(resources), device_rules(resources)
+        properties = limit_properties(resources)
         self._keeper = _make_keeper()
         try:
-            self._start(limit_properties(resources))
+            self._start(properties)
+        except BaseException:
+            self._end_keeper()  # a unit of that name is somebody else's
+            raise
+        try:
             apply_writes(writes, self._directory_of)
             if rules is not None:
                 self._filter_devices(rules)
         except BaseException:
-            self._end_keeper()
             self.remove()
             raise
 
