@@ -8,6 +8,7 @@ Standard library only, and little of it: this is on the path of every ``run`` an
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import signal
@@ -43,6 +44,9 @@ class Fifos:
         os.makedirs(base, mode=0o700, exist_ok=True)
         self.directory = os.path.join(base, f"{os.getpid()}-{os.urandom(6).hex()}")
         os.mkdir(self.directory, 0o700)
+        self._lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        _remove_left(base)
         self.stdin = self._make("stdin") if stdin else ""
         self.stdout = self._make("stdout")
         self.stderr = "" if terminal else self._make("stderr")
@@ -60,12 +64,36 @@ class Fifos:
         for fd in self.readers:
             os.close(fd)
         self.readers = {}
-        for name in ("stdin", "stdout", "stderr"):
-            try:
-                os.unlink(os.path.join(self.directory, name))
-            except FileNotFoundError:
-                pass
-        os.rmdir(self.directory)
+        _remove(self.directory)
+        os.close(self._lock)
+
+
+def _remove_left(base: str) -> None:
+    """Remove what killed commands have left: their number is gone and nobody holds the lock on the directory."""
+    for name in os.listdir(base):
+        if os.path.exists(f"/proc/{name.partition('-')[0]}"):
+            continue
+        try:
+            fd = os.open(os.path.join(base, name), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            # The numbers of another pid namespace mean nothing here, so the lock has the last word.
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(os.path.join(base, name))
+        except OSError:
+            pass
+        finally:
+            os.close(fd)
+
+
+def _remove(directory: str) -> None:
+    for name in ("stdin", "stdout", "stderr"):
+        try:
+            os.unlink(os.path.join(directory, name))
+        except FileNotFoundError:
+            pass
+    os.rmdir(directory)
 
 
 class Terminal:

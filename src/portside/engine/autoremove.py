@@ -1,20 +1,23 @@
 """Containers that go when they have ended (``--rm``), whoever is there to see it.
 
 Each is watched by a task of ours that asks the shim, so no event can be missed; after a restart those that carry the
-label are watched again. Whoever started the container may await the same task.
+label are watched again. Whoever started the container may await the same task. One that a crash kept from being
+started has nobody who would start it, and goes at the next start of the engine.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from portside.client.labels import AUTO_REMOVE
+from portside.client.remove import discard
 from portside.client.run import finish
 from portside.core.containers import Container
 from portside.core.services import Backend, Services
 from portside.core.tasks import Exit
-from portside.errors import PortsideError
+from portside.errors import NotFound, PortsideError
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +27,7 @@ class AutoRemove:
 
     def __init__(self) -> None:
         self._watched: dict[tuple[str, str], asyncio.Task[Exit]] = {}
+        self._made_ns = time.time_ns()
 
     def watch(self, services: Services, container: Container) -> asyncio.Task[Exit]:
         """The task that waits for the end and then removes; the same one for every caller. Await it shielded."""
@@ -41,7 +45,11 @@ class AutoRemove:
         for namespace in await backend.namespaces.list():
             services = backend.bind(namespace)
             for container in await services.containers.list([f'labels."{AUTO_REMOVE}"']):
-                self.watch(services, container)
+                if container.created_ns < self._made_ns and not await _has_task(services, container):
+                    log.info("container %s: was never started, removing it", container.id[:12])
+                    await discard(services, container)
+                else:
+                    self.watch(services, container)
 
     async def close(self) -> None:
         """Stop watching."""
@@ -59,3 +67,13 @@ class AutoRemove:
             log.info("container %s: not watched any more: %s", key[1][:12], error)
         elif error is not None:
             log.error("container %s: watching it failed", key[1][:12], exc_info=error)
+
+
+async def _has_task(services: Services, container: Container) -> bool:
+    try:
+        await services.tasks.get(container.id)
+    except NotFound:
+        return False
+    except PortsideError:
+        return True
+    return True
