@@ -222,6 +222,16 @@ def test_cgroup_read_only(box: Box) -> None:
     assert "ro" in options_of(result.text, "/sys/fs/cgroup")
 
 
+def test_proc_elsewhere_and_with_options(box: Box) -> None:
+    def change(spec: dict[str, Any]) -> None:
+        spec["mounts"][0]["options"].append("hidepid=2")
+        adding("/other", "proc", "proc", "nosuid")(spec)
+
+    result = box.sh("mount; cat /other/1/comm; stat -c %t:%T /proc/keys", change)
+    assert "nosuid" in options_of(result.text, "/other")
+    assert result.lines[-2:] == ["sh", "1:3"]
+
+
 def test_sysfs_and_mqueue(box: Box) -> None:
     def change(spec: dict[str, Any]) -> None:
         adding("/sys", "sysfs", "sysfs", "ro", "nosuid")(spec)

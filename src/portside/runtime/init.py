@@ -209,6 +209,7 @@ def _file_system(launch: Launch, channel: Channel, root: roots.Root) -> None:
     try:
         for fd, attributes in root.late:
             m.set_attributes(fd, attributes)
+        root.check_proc()
         _enter_root(launch, root)
     except OSError as error:
         raise RuntimeFailure.of("enter the root file system", error, launch.rootfs) from error

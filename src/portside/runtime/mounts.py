@@ -123,7 +123,7 @@ class FilesystemMount(Operation):
 
     def _new(self, root: Root, place: int, existed: bool, attributes: int) -> int:
         data = self.options.data
-        if self.fstype == "proc" and not data:
+        if self.fstype == "proc" and self.destination == "/proc" and not data:
             fd = root.take_proc(attributes)
             if fd >= 0:
                 return fd

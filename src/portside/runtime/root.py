@@ -20,6 +20,7 @@ from portside.linux.openat2 import (
     make_directories,
     make_file,
     open_in_root,
+    open_plain,
     openat2,
 )
 from portside.runtime.failure import RuntimeFailure
@@ -63,8 +64,25 @@ class Root:
         return make_directories(self.fd, path) if directory else make_file(self.fd, path)
 
     def find(self, path: str, flags: int = O_PATH) -> int:
-        """As :meth:`open`, but -1 if nothing is there."""
+        """As :meth:`open`, but -1 if nothing is there.
+
+        What is below /proc is looked for from our procfs, in case somebody exchanges the directory it is mounted on.
+        """
+        if self._proc_attached and path.startswith("/proc/"):
+            return find_in_root(self._proc, path[6:], flags)
         return find_in_root(self.fd, path, flags)
+
+    def check_proc(self) -> None:
+        """Make sure that /proc is where it was mounted (its directory can be renamed from another mount namespace)."""
+        if not self._proc_attached:
+            return
+        place = open_plain(self.fd, "/proc")
+        try:
+            moved = os.fstat(place).st_dev != os.fstat(self._proc).st_dev
+        finally:
+            os.close(place)
+        if moved:
+            raise RuntimeFailure("check /proc", reason="somebody has moved it")
 
     def proc(self) -> int:
         """A procfs of our own, which nobody can have mounted anything over (kept open)."""
