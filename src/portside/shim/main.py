@@ -17,7 +17,6 @@ if __name__ == "__main__":  # Isolated and without site: the package is where th
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 import _socket
-import ctypes
 import fcntl
 import json
 
@@ -46,7 +45,6 @@ FAREWELL: Final = 2.0
 """Seconds that a shim waits at its end for the daemon to take the last events and answers."""
 MAX_ERRORS: Final = 1 << 20
 """Bytes of ``shim.log``; what comes later is not written."""
-_PR_SET_NAME: Final = 15
 
 
 class Config:
@@ -181,15 +179,26 @@ def _become_shim(config: Config, listener: int) -> None:
 
 
 def _set_title(title: str) -> None:
-    """What ps(1) shows: the name, and the arguments by writing over ours (prctl's way needs CAP_SYS_RESOURCE)."""
-    name = ctypes.create_string_buffer(b"portside-shim")
-    linux.prctl(_PR_SET_NAME, ctypes.addressof(name))
+    """What ps(1) shows: the name, and the arguments by writing over ours (prctl's way needs CAP_SYS_RESOURCE).
+
+    Through /proc, since ctypes costs a shim a tenth of its memory.
+    """
+    _write("/proc/self/comm", b"portside-shim", 0)
     fields = read_file("/proc/self/stat", 4096).rpartition(b")")[2].split()
     start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: fields 48 and 49 of proc_pid_stat(5)
     size = end - start
     if 0 < size < 1 << 20:
-        text = title.encode(errors="replace")[: size - 1]
-        ctypes.memmove(start, text + bytes(size - len(text)), size)
+        _write("/proc/self/mem", title.encode(errors="replace")[: size - 1].ljust(size, b"\0"), start)
+
+
+def _write(path: str, data: bytes, offset: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.pwrite(fd, data, offset)
+    except OSError:
+        pass  # A title is for people; a hardened kernel may not let us.
+    finally:
+        os.close(fd)
 
 
 def main(arguments: list[str]) -> int:

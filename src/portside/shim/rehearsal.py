@@ -14,6 +14,7 @@ import _socket
 import os
 
 from portside.errors import PortsideError
+from portside.linux.process import dumpable
 from portside.shim import record
 from portside.shim.loop import READ, Loop
 from portside.shim.outbox import Outbox
@@ -41,6 +42,8 @@ def rehearse(directory: str) -> None:
     os.mkdir(directory, 0o700)
     try:
         for _ in range(ROUNDS):
+            dumpable()
+            record.start_time(os.getpid())
             _Day(directory).play()
     finally:
         for name in (record.NAME, f".{record.NAME}"):
