@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +43,7 @@ async def exec_process(
     spec = await _process(services, container, options)
     streams = attached or Attached()
     io = TaskIO(streams.stdin, streams.stdout, "" if options.tty else streams.stderr, options.tty)
-    exec_id = secrets.token_hex(16)
+    exec_id = os.urandom(16).hex()
     await services.tasks.exec(container.id, exec_id, spec, io)
     try:
         await services.tasks.start(container.id, exec_id)

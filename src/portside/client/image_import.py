@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-import secrets
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -120,7 +120,7 @@ class _Import:
             await self._ingest(f"import-{digest}", name, size, digest, events)
         elif name.rpartition("/")[2] not in ("json", "VERSION", "repositories"):
             # docker save: what it is, manifest.json will say.
-            await self._ingest(f"import-{secrets.token_hex(8)}", name, size, None, events)
+            await self._ingest(f"import-{os.urandom(8).hex()}", name, size, None, events)
 
     async def _ingest(
         self, ref: str, name: str, size: int, expected: Digest | None, events: AsyncIterator[Entry | memoryview]

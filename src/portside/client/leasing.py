@@ -5,7 +5,7 @@ The lease ends by itself after a day (containerd.io/gc.expire), should we not co
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +25,7 @@ async def leased(services: Services) -> AsyncIterator[Services]:
         yield services
         return
     expire = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + LEASE_SECONDS))
-    lease = await services.leases.create(f"{time.time_ns()}-{secrets.token_hex(4)}", {GC_EXPIRE: expire})
+    lease = await services.leases.create(f"{time.time_ns()}-{os.urandom(4).hex()}", {GC_EXPIRE: expire})
     try:
         yield services.with_lease(lease.id)
     finally:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 
 from portside.errors import InvalidArgument
 
@@ -26,12 +26,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 
 def new_id() -> str:
     """64 hexadecimal digits, as docker's; people use the first twelve."""
-    return secrets.token_hex(32)
+    return os.urandom(32).hex()
 
 
 def new_name(id: str) -> str:
     """``adjective_noun_4f09ac``: with part of the id, so that nobody need ask whether it is free."""
-    return f"{secrets.choice(_ADJECTIVES)}_{secrets.choice(_NOUNS)}_{id[:6]}"
+    first, second = os.urandom(2)
+    return f"{_ADJECTIVES[first % len(_ADJECTIVES)]}_{_NOUNS[second % len(_NOUNS)]}_{id[:6]}"
 
 
 def check_name(name: str) -> str:

@@ -7,7 +7,6 @@ lines (``log://``); another containerd writes plain files (``file://``) below a 
 from __future__ import annotations
 
 import os
-import secrets
 from dataclasses import dataclass
 
 from portside.core.introspection import Introspection
@@ -73,7 +72,7 @@ def make_private(directory: str) -> str:
     Its name starts with our pid, so that what a crash leaves can be told from what is in use.
     """
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    path = os.path.join(directory, f"{os.getpid()}-{secrets.token_hex(6)}")
+    path = os.path.join(directory, f"{os.getpid()}-{os.urandom(6).hex()}")
     os.mkdir(path, 0o700)
     return path
 

@@ -5,7 +5,7 @@ Works while layers still arrive: a layer is applied as soon as it and the snapsh
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Awaitable, Callable, Sequence
 
 from portside.client.closure import add_labels
@@ -79,7 +79,7 @@ async def _apply(
     services: Services, store: Snapshotter, layer: Descriptor, diff_id: Digest, parent: str, chain: Digest
 ) -> None:
     labels = {SNAPSHOT_REF: str(chain)}
-    key = f"extract-{secrets.token_hex(8)} {chain}"
+    key = f"extract-{os.urandom(8).hex()} {chain}"
     try:
         mounts = await store.prepare(key, parent, labels)
     except AlreadyExists:
