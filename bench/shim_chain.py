@@ -89,10 +89,12 @@ class Bench:
             task = await self.supervisor.task("bench", f"i{number}")
             await task.start("")
             shims.append((await task.call("Connect"))["shim_pid"])
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(2.0)  # idle shims fall asleep
         sizes = [pss(pid) for pid in shims]
         shared = (sum(sizes) + pss(self.supervisor.zygote_pid)) / count
-        print(f"{count:4} idle: {statistics.median(sizes):6.0f} kB PSS per shim, {shared:6.0f} kB with the zygote's share")
+        print(
+            f"{count:4} idle: {statistics.median(sizes):6.0f} kB PSS per shim, {shared:6.0f} kB with the zygote's share"
+        )
         for task in await self.supervisor.tasks("bench"):
             await task.kill(9, "", True)
             await task.wait()
@@ -125,7 +127,11 @@ async def main() -> None:
             rows.append(await bench.chain(f"c{number}"))
             await asyncio.sleep(0.01)  # the end of the last shim is off the path, here too
         print(f"{options.count} containers, ms:  " + "  ".join(f"{step:>13}" for step in STEPS))
-        for name, pick in (("median", statistics.median), ("min", min), ("p90", lambda x: sorted(x)[int(len(x) * 0.9)])):
+        for name, pick in (
+            ("median", statistics.median),
+            ("min", min),
+            ("p90", lambda x: sorted(x)[int(len(x) * 0.9)]),
+        ):
             print(f"{name:>20}  " + "  ".join(f"{pick(column):13.2f}" for column in zip(*rows, strict=True)))
         for count in () if options.no_memory else (1, 10, 20):
             await bench.weigh(count)

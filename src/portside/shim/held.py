@@ -10,16 +10,19 @@ from __future__ import annotations
 import _socket
 
 from portside.linux.cgroups import Cgroup
+from portside.linux.cgroups.oom import OomWatch, OomWatchV1, OomWatchV2
 from portside.runtime import dialogue
 from portside.runtime.container import Container, Process, _filters
 from portside.runtime.failure import RuntimeFailure
 from portside.runtime.spec import HOOK_KINDS, Spec
-from portside.shim.loop import close_fd
+from portside.shim.loop import READ, close_fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
+
+    from portside.shim.frozen import Freezing, Thawing, Values
 
 
 class Facts:
@@ -101,6 +104,10 @@ class HeldContainer(Container):
             raise dialogue.decode_failure(payload).within(f"start container {self.id}")
         return True
 
+    def freeze(self, ice: Freezing) -> list[int]:
+        """See ``frozen.py``: the places of what ``take_over`` takes."""
+        return [ice.put(self._pidfd), ice.put(self.start_fd)]
+
     def close(self) -> None:
         """Let go of the container without ending it."""
         if self._channel is not None:
@@ -115,3 +122,21 @@ class HeldContainer(Container):
             self._run_hooks(("poststart",), "running", self.init.pid)
         except RuntimeFailure as failure:
             self.warnings.append(str(failure))
+
+
+def freeze_oom(ice: Freezing, watch: OomWatch) -> Values:
+    """See ``frozen.py``. A watch that was opened anew would miss what happened in between."""
+    values = dict(vars(watch))
+    for name in ("_fd", "_control"):
+        if name in values:
+            values[name] = ice.put(values[name], watch=name == "_fd" and watch.events == READ)
+    return {"version": 1 if isinstance(watch, OomWatchV1) else 2, "values": values}
+
+
+def thaw_oom(ice: Thawing, values: Values) -> OomWatch:
+    """The watch that was frozen."""
+    kind = OomWatchV1 if values["version"] == 1 else OomWatchV2
+    watch: OomWatch = kind.__new__(kind)
+    for name, value in values["values"].items():
+        setattr(watch, name, ice.take(value) if name in ("_fd", "_control") else value)
+    return watch

@@ -18,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+    from portside.shim.frozen import Freezing, Thawing, Values
+
 MAX_TEXT: Final = 16 << 10
 """Bytes of text in one line; a longer line of the container becomes several with tag P."""
 MIN_SIZE: Final = 32 << 10
@@ -46,10 +48,30 @@ class LogFile:
             os.close(self._directory_fd)
             raise
 
+    def freeze(self, ice: Freezing) -> Values:
+        """See ``frozen.py``."""
+        fds = [ice.put(self._fd), ice.put(self._directory_fd)]
+        return {"path": self.path, "fds": fds, "max_size": self._max_size, "size": self._size, "lost": self._lost}
+
+    @classmethod
+    def thaw(cls, ice: Thawing, values: Values) -> LogFile:
+        """The log that was frozen."""
+        log = cls.__new__(cls)
+        log.path, log._name = values["path"], os.path.basename(values["path"])
+        log._fd, log._directory_fd = (ice.take(place) for place in values["fds"])
+        log._max_size, log._size, log._lost = values["max_size"], values["size"], values["lost"]
+        log._second, log._second_text = -1, b""
+        return log
+
     @property
     def lost(self) -> int:
         """Bytes that could not be written (a full disk)."""
         return self._lost
+
+    @property
+    def is_open(self) -> bool:
+        """Whether ``close`` has not been called."""
+        return self._fd >= 0
 
     def write(self, records: bytes) -> None:
         """Append whole lines. A failure of the disk is counted, never raised: the container goes on."""
@@ -114,10 +136,15 @@ class LineWriter:
 
     __slots__ = ("_log", "_rest", "_stream")
 
-    def __init__(self, log: LogFile, stream: str) -> None:
+    def __init__(self, log: LogFile, stream: str, rest: bytes = b"") -> None:
         self._log = log
         self._stream = stream.encode()
-        self._rest = b""
+        self._rest = rest
+
+    @property
+    def rest(self) -> bytes:
+        """The beginning of a line that is not complete."""
+        return self._rest
 
     def feed(self, data: bytes) -> None:
         """Log what is complete in ``data``; keep the beginning of a line (at most 16 KiB) for the next call."""

@@ -43,7 +43,17 @@ class Timer:
 class Loop:
     """Calls back when descriptors are ready, times have come or signals have arrived. Owns none of the descriptors."""
 
-    __slots__ = ("_epoll", "_handlers", "_soon", "_stopped", "_timers", "_wake_reader", "_wake_writer", "on_error")
+    __slots__ = (
+        "_epoll",
+        "_handlers",
+        "_soon",
+        "_stopped",
+        "_timers",
+        "_wake_reader",
+        "_wake_writer",
+        "activity",
+        "on_error",
+    )
 
     def __init__(self, on_error: Callable[[BaseException], None]) -> None:
         self._epoll = select.epoll()
@@ -54,6 +64,8 @@ class Loop:
         self._wake_reader: _socket.socket | None = None
         self._wake_writer: _socket.socket | None = None
         self.on_error = on_error
+        self.activity = 0
+        """Grows with everything that happens, but for timers."""
 
     def watch(self, fd: int, events: int, call: Callable[[int], None]) -> None:
         """Call ``call(ready)`` while ``fd`` is ready for ``events``; a second call for the same ``fd`` replaces them.
@@ -113,6 +125,7 @@ class Loop:
     def turn(self) -> None:
         """One round: wait until something is due, and do what is."""
         for fd, ready in self._epoll.poll(self._timeout(), MAX_EVENTS):
+            self.activity += 1
             call = self._handlers.get(fd)
             if call is not None:
                 self._guarded(call, ready)

@@ -19,14 +19,16 @@ if __name__ == "__main__":  # Isolated and without site: the package is where th
 import _socket
 import fcntl
 import json
+import time
 
 from portside.errors import PortsideError
 from portside.linux import process as linux
 from portside.linux.cgroups import Cgroup
+from portside.shim import keeper, signals
 from portside.shim import outbox as outbox_module
 from portside.shim import service as service_module
-from portside.shim import signals
-from portside.shim.loop import Loop
+from portside.shim.frozen import Freezing, NotQuiet, Thawing
+from portside.shim.loop import READ, Loop
 from portside.shim.outbox import Outbox
 from portside.shim.record import read_file
 from portside.shim.rpc import Server
@@ -37,8 +39,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
-    from portside.shim.loop import Timer
-
+QUIET: Final = 0.5
+"""Seconds without anything to do after which a worker goes to sleep."""
+MAX_QUIET: Final = 16.0
+"""The same for one that was woken soon after, several times."""
 IDLE_TIMEOUT: Final = 60.0
 """Seconds without a task and without a peer after which a shim ends by itself."""
 FAREWELL: Final = 2.0
@@ -81,56 +85,107 @@ def run(config: Config, listener: _socket.socket) -> None:
     # socket must have one shim only.
     lock = os.open(config.bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    Running(config, listener).run()
+    pid = os.getpid()
+    wake = keeper.keep(listener.fileno(), IDLE_TIMEOUT)
+    if wake is None:
+        try:
+            os.unlink(config.address)
+        except OSError:
+            pass  # The daemon has removed it.
+        return
+    linux.set_child_subreaper()
+    _write("/proc/self/comm", b"portside-work", 0)
+    Running(config, listener, pid, wake).run()
 
 
 class Running:
-    """The parts of a shim, joined."""
+    """A worker: the parts of a shim, joined."""
 
-    def __init__(self, config: Config, listener: _socket.socket) -> None:
+    def __init__(self, config: Config, listener: _socket.socket, pid: int, wake: keeper.Wake) -> None:
         self._config = config
+        self._keeper = wake.channel
         self._loop = Loop(self._log)
         self._outbox = Outbox(self._loop, config.events, config.namespace)
         self._shim = Shim(self._loop, self._outbox, config.namespace, config.cache_dir)
+        self._shim.pid = pid
         self._service = TaskService(self._shim, self._watch_idle, self._shutdown)
         self._server = Server(self._loop, listener, self._service.handle)
-        self._idle: Timer | None = None
         self._ending = False
+        self._quiet = QUIET
+        self._seen = -1
+        self._woken = time.monotonic()
+        self._idle_since = self._woken
+        ice = Thawing(wake.fds)
+        if wake.state:
+            self._thaw(ice, json.loads(wake.state))
+        for pid, status, now in wake.exits:
+            self._shim.ended(pid, status, now)
 
     def run(self) -> None:
-        """The shim's life."""
+        """The worker's life."""
         # These must not end us, nor be ignored, since what is ignored stays so in the container's processes.
         self._loop.on_signals(
             (signals.SIGCHLD, signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGPIPE, signals.SIGXFSZ),
             self._signalled,
         )
-        self._watch_idle()
+        self._loop.watch(self._keeper.fileno(), READ, self._hear_keeper)
+        self._loop.later(self._quiet, self._look_around)
         self._loop.run()
         self._server.close()
         self._outbox.close()
         self._loop.close()
-        try:
-            os.unlink(self._config.address)
-        except OSError:
-            pass  # The daemon has removed it.
 
     def _signalled(self, number: int) -> None:
         if number == signals.SIGCHLD:
             self._shim.reap()
 
-    def _watch_idle(self) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
-        if self._service.idle:
-            self._idle = self._loop.later(IDLE_TIMEOUT, self._idle_too_long)
+    def _hear_keeper(self, _ready: int) -> None:
+        received = keeper.receive(self._keeper, 4096)
+        if received is None:
+            return
+        message, _fds = received
+        if not message:
+            keeper.leave(1)
+        self._shim.ended(*keeper.exit_of(message))
+        self._keeper.send(keeper.DONE)
 
-    def _idle_too_long(self) -> None:
-        self._idle = None
-        if self._server.connections:
-            self._watch_idle()
-        else:
+    def _look_around(self) -> None:
+        """Every now and then: end, sleep, or stay, depending on what has happened since the last look."""
+        idle = self._service.idle and not self._server.connections
+        now = time.monotonic()
+        if not idle:
+            self._idle_since = now
+        elif now - self._idle_since >= IDLE_TIMEOUT:
             self._shutdown()
+        if self._loop.activity == self._seen and not self._ending:
+            self._fall_asleep(IDLE_TIMEOUT - (now - self._idle_since) if idle else float("inf"))
+        self._seen = self._loop.activity
+        self._loop.later(self._quiet, self._look_around)
+
+    def _fall_asleep(self, timeout: float) -> None:
+        ice = Freezing()
+        # One that is woken soon stays awake longer the next time: a container that writes a line now and then should
+        # not cost a process each time.
+        slept_badly = time.monotonic() - self._woken < 4 * self._quiet
+        quiet = min(self._quiet * 2, MAX_QUIET) if slept_badly else QUIET
+        try:
+            if self._shim.makers or self._shim.starting:
+                raise NotQuiet
+            state = {"server": self._server.freeze(ice), "outbox": self._outbox.freeze(ice), "quiet": quiet}
+            state |= {"service": self._service.freeze(ice), "idle_since": self._idle_since}
+            keeper.fall_asleep(self._keeper, json.dumps(state).encode(), ice.fds, bytes(ice.watched), timeout)
+        except (NotQuiet, OSError):
+            pass
+
+    def _thaw(self, ice: Thawing, state: dict[str, Any]) -> None:
+        self._quiet, self._idle_since = state["quiet"], state["idle_since"]
+        self._outbox.thaw(state["outbox"])
+        self._server.thaw(ice, state["server"])
+        self._service.thaw(ice, state["service"])
+
+    def _watch_idle(self) -> None:
+        """A task has come or gone."""
+        self._idle_since = time.monotonic()
 
     def _shutdown(self) -> None:
         if self._ending or not self._service.idle:

@@ -12,6 +12,7 @@ import _socket
 import os
 import time
 
+from portside.shim.frozen import NotQuiet
 from portside.shim.loop import READ, WRITE, close_fd
 from portside.shim.sockets import connectable
 from portside.wire.codec import encode
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, Final
 
+    from portside.shim.frozen import Freezing, Values
     from portside.shim.loop import Loop, Timer
 
 SERVICE: Final = "containerd.services.events.ttrpc.v1.Events"
@@ -94,6 +96,16 @@ class Outbox:
         """The daemon shows signs of life: do not wait any longer."""
         if self._connection is None and self._events:
             self._connect()
+
+    def freeze(self, ice: Freezing) -> Values:
+        """See ``frozen.py``; events that are not acknowledged are not quiet. The connection is made anew."""
+        if self._events:
+            raise NotQuiet
+        return {"shim": self._shim, "next": self._next, "lost": self.lost}
+
+    def thaw(self, values: Values) -> None:
+        """Go on with the numbers."""
+        self._shim, self._next, self.lost = values["shim"], values["next"], values["lost"]
 
     def close(self) -> None:
         """Drop the connection; what is not acknowledged is lost."""

@@ -14,15 +14,20 @@ import termios
 
 from portside.errors import FailedPrecondition, NotFound
 from portside.shim import signals
+from portside.shim.frozen import NotQuiet
 from portside.shim.loop import close_fd
 from portside.shim.outbox import timestamp
 from portside.shim.record import start_time
+from portside.shim.rpc import Call
+from portside.wire.codec import encode
+from portside.wire.tables import containerd_task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
+    from portside.shim.frozen import Freezing, Thawing, Values
     from portside.shim.stdio import Streams
 
 CREATED: Final = 1
@@ -30,6 +35,19 @@ RUNNING: Final = 2
 STOPPED: Final = 3
 PAUSED: Final = 4
 KILLED: Final = 128 + signals.SIGKILL
+
+
+class WaitAnswer:
+    """Answers a Wait call when a process has ended."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    def __call__(self, process: Process) -> None:
+        """Answer."""
+        self.call.respond(encode(containerd_task.WaitResponse, process.exit()))
 
 
 class Process:
@@ -112,6 +130,38 @@ class Process:
     def name(self) -> str:
         """For messages."""
         return self.exec_id or "init"
+
+    def freeze(self, ice: Freezing) -> Values:
+        """See ``frozen.py``; one that is being started, or waited for by ourselves, is not quiet."""
+        if self.starting:
+            raise NotQuiet
+        waits = []
+        for waiter in self.waiters:
+            if not isinstance(waiter, WaitAnswer):
+                raise NotQuiet
+            waits.append(waiter.call.freeze(ice))
+        return {
+            "exec_id": self.exec_id,
+            "spec": self.spec.decode("latin-1"),
+            "pid": self.pid,
+            "pidfd": ice.put(self.pidfd),
+            "console": ice.put(self.console),
+            "start": self.start,
+            "status": self.status,
+            "exit": [self.exit_status, self.exited_ns],
+            "waits": waits,
+            "streams": self.streams.freeze(ice),
+        }
+
+    @classmethod
+    def thaw(cls, ice: Thawing, values: Values, streams: Streams) -> Process:
+        """The process that was frozen."""
+        process = cls(values["exec_id"], streams, values["spec"].encode("latin-1"))
+        process.pid, process.start, process.status = values["pid"], values["start"], values["status"]
+        process.pidfd, process.console = ice.take(values["pidfd"]), ice.take(values["console"])
+        process.exit_status, process.exited_ns = values["exit"]
+        process.waiters = [WaitAnswer(Call.thaw(ice, call)) for call in values["waits"]]
+        return process
 
     def record(self) -> dict[str, Any]:
         """For ``state.json``."""

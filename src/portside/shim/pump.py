@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
+from portside.shim.frozen import NotQuiet
 from portside.shim.loop import READ, WRITE, close_fd
 from portside.shim.sinks import PATIENCE, Sink
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
+    from portside.shim.frozen import Freezing, Values
     from portside.shim.loop import Loop, Timer
 
 CHUNK: Final = 64 << 10
@@ -71,6 +73,12 @@ class Pump:
         close_fd(self._source)
         self.sink.close()
         self._ended()
+
+    def freeze(self, ice: Freezing) -> Values:
+        """See ``frozen.py``; a pump that waits for its sink is not quiet."""
+        if self._waiting or self.finished:
+            raise NotQuiet
+        return {"source": ice.put(self._source, watch=True), "sink": self.sink.freeze(ice)}
 
     def _readable(self, _ready: int) -> None:
         if not self._waiting and not self.finished:

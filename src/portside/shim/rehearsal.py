@@ -107,9 +107,9 @@ class _Day:
         task = self._service.tasks[_ID]
         self._call("Start", id=_ID, exec_id="e")
         self._call("Wait", id=_ID, exec_id="e")
-        task.process_ended(task.process("e"), 0)
+        task.process_ended(task.process("e"), 0, 1)
         self._call("Delete", id=_ID, exec_id="e")
-        task.process_ended(task.init, 0)
+        task.process_ended(task.init, 0, 1)
         self._call("State", id=_ID)
 
     def _connect(self) -> _socket.socket:

@@ -11,6 +11,7 @@ import os
 from struct import unpack
 
 from portside.errors import PortsideError, from_oserror
+from portside.shim.frozen import NotQuiet
 from portside.shim.loop import READ, WRITE
 from portside.wire.ttrpc.connection import Closed, Request, TtrpcConnection
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
+    from portside.shim.frozen import Freezing, Thawing, Values
     from portside.shim.loop import Loop
 
     Handler = Callable[["Call"], None]
@@ -33,6 +35,7 @@ READ_SIZE: Final = 64 << 10
 class Call:
     """One request, to be answered once: by ``respond`` or by ``fail``, now or later."""
 
+    _connection: Connection | Nobody
     __slots__ = ("_connection", "_stream_id", "method", "payload", "service")
 
     def __init__(self, connection: Connection, request: Request) -> None:
@@ -51,6 +54,30 @@ class Call:
         if isinstance(error, OSError) and not isinstance(error, PortsideError):
             error = from_oserror(error, f"{self.method.lower()}")
         self._connection.fail(self._stream_id, error)
+
+    def freeze(self, ice: Freezing) -> Values:
+        """See ``frozen.py``: where to answer, which is all that a call which waits still needs."""
+        return {"peer": ice.peers.get(id(self._connection), -1), "stream": self._stream_id}
+
+    @classmethod
+    def thaw(cls, ice: Thawing, values: Values) -> Call:
+        """The call that was frozen; one whose peer had gone answers into nothing."""
+        call = cls.__new__(cls)
+        call._connection = ice.peers[values["peer"]] if values["peer"] >= 0 else Nobody()
+        call._stream_id = values["stream"]
+        call.service = call.method = ""
+        call.payload = b""
+        return call
+
+
+class Nobody:
+    """A peer that has gone."""
+
+    def respond(self, _stream_id: int, _payload: bytes) -> None:
+        """Drop it."""
+
+    def fail(self, _stream_id: int, _error: BaseException) -> None:
+        """Drop it."""
 
 
 class Server:
@@ -97,6 +124,21 @@ class Server:
         if self._listener.fileno() >= 0:
             self._loop.watch(self._listener.fileno(), READ, self._accept)
 
+    def freeze(self, ice: Freezing) -> Values:
+        """See ``frozen.py``; a peer in the middle of a message is not quiet. The listener is the keeper's."""
+        peers: list[Values] = []
+        for connection in self.connections:
+            ice.peers[id(connection)] = len(peers)
+            peers.append(connection.freeze(ice))
+        return {"peers": peers}
+
+    def thaw(self, ice: Thawing, values: Values) -> None:
+        """The peers that were frozen."""
+        for peer in values["peers"]:
+            connection = Connection.thaw(self._loop, self, ice, peer)
+            ice.peers.append(connection)
+            self.connections.add(connection)
+
     @property
     def unsent(self) -> bool:
         """Whether an answer has not been taken by the kernel yet."""
@@ -122,6 +164,19 @@ class Connection:
         self._protocol = TtrpcConnection(client=False)
         self._out = b""
         loop.watch(peer.fileno(), READ, self._ready)
+
+    def freeze(self, ice: Freezing) -> Values:
+        """See ``frozen.py``."""
+        if self._out or self._protocol.pending:
+            raise NotQuiet
+        return {"fd": ice.put(self._socket.fileno(), watch=True), "protocol": self._protocol.save()}
+
+    @classmethod
+    def thaw(cls, loop: Loop, server: Server, ice: Thawing, values: Values) -> Connection:
+        """The peer that was frozen."""
+        connection = cls(loop, _socket.socket(fileno=ice.take(values["fd"])), server)
+        connection._protocol.restore(values["protocol"])
+        return connection
 
     @property
     def unsent(self) -> bool:

@@ -8,9 +8,9 @@ Source: containerd's api/runtime/task/v2/shim.proto and v3/shim.proto.
 
 from __future__ import annotations
 
-import os
-
 from portside.errors import AlreadyExists, InvalidArgument, NotFound, PortsideError, Unimplemented
+from portside.shim.frozen import NotQuiet
+from portside.shim.process import WaitAnswer
 from portside.shim.task import Shim, Task
 from portside.version import __version__
 from portside.wire.codec import decode, encode
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
-    from portside.shim.process import Process
+    from portside.shim.frozen import Freezing, Thawing, Values
     from portside.shim.rpc import Call
     from portside.wire.codec import Message, Table
 
@@ -59,6 +59,18 @@ class TaskService:
     def idle(self) -> bool:
         """Whether there is no task, nor one being made."""
         return not self.tasks and not self._creating
+
+    def freeze(self, ice: Freezing) -> Values:
+        """See ``frozen.py``."""
+        if self._creating:
+            raise NotQuiet
+        return {"tasks": [task.freeze(ice) for task in self.tasks.values()]}
+
+    def thaw(self, ice: Thawing, values: Values) -> None:
+        """The tasks that were frozen."""
+        for frozen in values["tasks"]:
+            task = Task.thaw(self._shim, ice, frozen)
+            self.tasks[task.id] = task
 
     def handle(self, call: Call) -> None:
         """Answer ``call``, now or later; an error raised here is its answer."""
@@ -171,10 +183,7 @@ class TaskService:
         return {}
 
     def _wait(self, request: Message, call: Call) -> LaterType:
-        def ended(process: Process) -> None:
-            call.respond(encode(containerd_task.WaitResponse, process.exit()))
-
-        self.task(request["id"]).process(request["exec_id"]).wait(ended)
+        self.task(request["id"]).process(request["exec_id"]).wait(WaitAnswer(call))
         return LATER
 
     def _stats(self, request: Message, _call: Call) -> dict[str, Any]:
@@ -185,7 +194,11 @@ class TaskService:
 
     def _connect(self, request: Message, _call: Call) -> dict[str, Any]:
         task = self.tasks.get(request["id"])
-        return {"shim_pid": os.getpid(), "task_pid": task.init.pid if task else 0, "version": f"portside {__version__}"}
+        return {
+            "shim_pid": self._shim.pid,
+            "task_pid": task.init.pid if task else 0,
+            "version": f"portside {__version__}",
+        }
 
     def _shutdown(self, _request: Message, _call: Call) -> dict[str, Any]:
         if self.idle:

@@ -13,12 +13,15 @@ import os
 import stat
 
 from portside.errors import InvalidArgument
+from portside.shim.frozen import NotQuiet
 from portside.shim.logfile import LineWriter, LogFile
 from portside.shim.loop import close_fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
+
+    from portside.shim.frozen import Freezing, Thawing, Values
 
 PATIENCE: Final = 5.0
 """Seconds that a live copy's reader may stop reading before the workload stops waiting for it."""
@@ -53,6 +56,10 @@ class Sink:
     def close(self) -> None:
         """No more will come."""
 
+    def freeze(self, ice: Freezing) -> Values:
+        """See ``frozen.py``; the kinds are in ``thaw_sink``."""
+        return {"kind": "none"}
+
 
 class FifoSink(Sink):
     """A fifo that a client made. We hold it open for reading too, so that a reader may go and another may come.
@@ -64,8 +71,8 @@ class FifoSink(Sink):
     __slots__ = ("_fd", "_pending")
     spliceable = True
 
-    def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    def __init__(self, path: str, fd: int = -1) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC) if path else fd
         self._pending = b""
 
     @property
@@ -85,6 +92,9 @@ class FifoSink(Sink):
             self._pending = self._pending[done:]
         return True
 
+    def freeze(self, ice: Freezing) -> Values:
+        return {"kind": "fifo", "fd": ice.put(self._fd)}
+
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         close_fd(fd)
@@ -96,11 +106,11 @@ class FileSink(Sink):
     __slots__ = ("_fd", "lost")
     complete_on_exit = True
 
-    def __init__(self, path: str, create: bool) -> None:
+    def __init__(self, path: str, create: bool, fd: int = -1) -> None:
         if create:
             os.makedirs(os.path.dirname(path), 0o711, exist_ok=True)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | (os.O_CREAT if create else 0)
-        self._fd = os.open(path, flags, 0o640)
+        self._fd = os.open(path, flags, 0o640) if path else fd
         self.lost = 0
         """Bytes that could not be written (a full disk)."""
 
@@ -117,6 +127,9 @@ class FileSink(Sink):
         fd, self._fd = self._fd, -1
         close_fd(fd)
 
+    def freeze(self, ice: Freezing) -> Values:
+        return {"kind": "file", "fd": ice.put(self._fd)}
+
 
 class LiveCopy(Sink):
     """What is written now, for whoever reads a fifo now; without a reader it is dropped and counted.
@@ -127,14 +140,20 @@ class LiveCopy(Sink):
 
     __slots__ = ("_fd", "_path", "_pending", "_stalled", "dropped")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, fd: int = -1) -> None:
         self._path = path
-        self._fd = -1
+        self._fd = fd
         self._pending = b""
         self._stalled = False
         self.dropped = 0
         """Bytes that nobody was there to read."""
-        self._open()  # A reader that is there sees the end, even of a stream without a byte.
+        if fd < 0:
+            self._open()  # A reader that is there sees the end, even of a stream without a byte.
+
+    @property
+    def pending(self) -> bool:
+        """Whether a reader has not taken everything yet."""
+        return bool(self._pending)
 
     @property
     def fd(self) -> int:
@@ -190,13 +209,14 @@ class LiveCopy(Sink):
 class LogSink(Sink):
     """A stream on its way into a log file, and past it to a live copy."""
 
-    __slots__ = ("_lines", "_live", "_log")
+    __slots__ = ("_lines", "_live", "_log", "_name", "_path")
     complete_on_exit = True
 
-    def __init__(self, log: LogFile, stream: str, live: str) -> None:
+    def __init__(self, log: LogFile, stream: str, live: str, rest: bytes = b"", live_fd: int = -1) -> None:
         self._log = log
-        self._lines = LineWriter(log, stream)
-        self._live = LiveCopy(live) if live else Sink()
+        self._name, self._path = stream, live
+        self._lines = LineWriter(log, stream, rest)
+        self._live = LiveCopy(live, live_fd) if live else Sink()
 
     @property
     def fd(self) -> int:
@@ -216,6 +236,18 @@ class LogSink(Sink):
         self._lines.finish()
         self._live.flush()
         self._live.close()
+
+    def freeze(self, ice: Freezing) -> Values:
+        live = self._live
+        if isinstance(live, LiveCopy) and live.pending:
+            raise NotQuiet
+        return {
+            "kind": "log",
+            "name": self._name,
+            "live": self._path,
+            "rest": self._lines.rest.decode("latin-1"),
+            "fd": ice.put(live.fd),
+        }
 
 
 class DescriptorSink(Sink):
@@ -254,6 +286,24 @@ class DescriptorSink(Sink):
         fd, self._fd = self._fd, -1
         if self._owned:
             close_fd(fd)
+
+    def freeze(self, ice: Freezing) -> Values:
+        return {"kind": "descriptor", "fd": ice.put(self._fd), "owned": self._owned}
+
+
+def thaw_sink(ice: Thawing, values: Values, log: LogFile | None) -> Sink:
+    """The sink that was frozen; ``log`` is the one of its streams."""
+    kind = values["kind"]
+    if kind == "log":
+        assert log is not None
+        return LogSink(log, values["name"], values["live"], values["rest"].encode("latin-1"), ice.take(values["fd"]))
+    if kind == "fifo":
+        return FifoSink("", ice.take(values["fd"]))
+    if kind == "file":
+        return FileSink("", False, ice.take(values["fd"]))
+    if kind == "descriptor":
+        return DescriptorSink(ice.take(values["fd"]), values["owned"])
+    return Sink()
 
 
 def split_uri(uri: str) -> tuple[str, str, dict[str, str]]:

@@ -22,16 +22,18 @@ import os
 import stat
 
 from portside.errors import InvalidArgument, Unimplemented, from_oserror
+from portside.shim.frozen import NotQuiet
 from portside.shim.logfile import LogFile, parse_size
 from portside.shim.loop import close_fd
 from portside.shim.pump import Pump
-from portside.shim.sinks import DescriptorSink, FifoSink, FileSink, LogSink, Sink, split_uri
+from portside.shim.sinks import DescriptorSink, FifoSink, FileSink, LogSink, Sink, split_uri, thaw_sink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
+    from portside.shim.frozen import Freezing, Thawing, Values
     from portside.shim.loop import Loop
 
 FINISH_TIMEOUT: Final = 2.0
@@ -191,6 +193,31 @@ class Streams:
         for sink in keepers:
             sink.close()
         self.close_stdin()
+
+    def freeze(self, ice: Freezing) -> Values:
+        """See ``frozen.py``; streams whose end is awaited, or that a process is being made with, are not quiet."""
+        if self._waiting is not None or self._streams:
+            raise NotQuiet
+        return {
+            "io": self.io,
+            "terminal": self.terminal,
+            "stdin": ice.put(self._stdin),
+            "keepers": [sink.freeze(ice) for sink in self._keepers],
+            "log": self._log.freeze(ice) if self._log is not None and self._log.is_open else None,
+            "pumps": [pump.freeze(ice) for pump in self._pumps],
+        }
+
+    @classmethod
+    def thaw(cls, loop: Loop, ice: Thawing, values: Values) -> Streams:
+        """The streams that were frozen."""
+        stdin, stdout, stderr = values["io"]
+        streams = cls(loop, (stdin, stdout, stderr), values["terminal"])
+        streams._stdin = ice.take(values["stdin"])
+        streams._log = LogFile.thaw(ice, values["log"]) if values["log"] is not None else None
+        streams._keepers = [thaw_sink(ice, sink, None) for sink in values["keepers"]]
+        for pump in values["pumps"]:
+            streams._pump(ice.take(pump["source"]), thaw_sink(ice, pump["sink"], streams._log))
+        return streams
 
     def _reads_process(self, pump: Pump) -> bool:
         return not isinstance(pump.sink, DescriptorSink)

@@ -21,7 +21,8 @@ from portside.errors import (
 )
 from portside.shim import record, signals
 from portside.shim.external import ExternalContainer
-from portside.shim.held import HeldContainer
+from portside.shim.frozen import NotQuiet
+from portside.shim.held import HeldContainer, freeze_oom, thaw_oom
 from portside.shim.loop import READ
 from portside.shim.maker import Maker
 from portside.shim.process import CREATED, PAUSED, RUNNING, STOPPED, Process
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from portside.linux.cgroups.oom import OomWatch
+    from portside.shim.frozen import Freezing, Thawing, Values
     from portside.shim.loop import Loop
     from portside.shim.maker import Made
     from portside.shim.outbox import Outbox
@@ -47,12 +49,14 @@ if TYPE_CHECKING:
 class Shim:
     """What the tasks of a shim share: namespace, loop, outbox, and who has which pid. Set up once, in ``main.py``."""
 
-    __slots__ = ("by_pid", "cache_dir", "loop", "make", "makers", "namespace", "outbox", "starting")
+    __slots__ = ("by_pid", "cache_dir", "loop", "make", "makers", "namespace", "outbox", "pid", "starting")
 
     def __init__(self, loop: Loop, outbox: Outbox, namespace: str, cache_dir: str) -> None:
         self.loop = loop
         self.outbox = outbox
         self.namespace = namespace
+        self.pid = os.getpid()
+        """By which the world knows the shim: its keeper's, if it has one."""
         self.cache_dir = cache_dir
         """Where compiled seccomp filters are kept; empty for nowhere."""
         self.by_pid: dict[int, tuple[Task, Process]] = {}
@@ -65,6 +69,12 @@ class Shim:
 
     def _make(self, work: Callable[[], Made], undo: Callable[[], None], done: Callable[[Outcome], None]) -> None:
         Maker(self.loop, self.makers, work, undo, done)
+
+    def ended(self, pid: int, wait_status: int, now_ns: int) -> None:
+        """A child has been reaped, by us or by the keeper."""
+        known = self.by_pid.pop(pid, None)
+        if known is not None:
+            known[0].process_ended(known[1], wait_status, now_ns)
 
     def reap(self) -> None:
         """Collect every child that has ended; orphans of a container too, of which nobody asks."""
@@ -81,9 +91,7 @@ class Shim:
             if pid not in self.by_pid:
                 for maker in list(self.makers):
                     maker.poll()
-            known = self.by_pid.pop(pid, None)
-            if known is not None:
-                known[0].process_ended(known[1], status)
+            self.ended(pid, status, time.time_ns())
 
 
 class Task:
@@ -223,9 +231,9 @@ class Task:
         self.processes[exec_id] = self._process(exec_id, request, spec)
         self._emit("exec-added", "TaskExecAdded", exec_id=exec_id)
 
-    def process_ended(self, process: Process, wait_status: int) -> None:
+    def process_ended(self, process: Process, wait_status: int, now_ns: int) -> None:
         """The reaper has it: move its last output, put it on record, then tell."""
-        process.stopped(wait_status, time.time_ns())
+        process.stopped(wait_status, now_ns)
         if process is self.init:
             self._paused = False
             self._unwatch_oom()
@@ -268,6 +276,51 @@ class Task:
             process.streams.finish(finished)
         else:
             finished()
+
+    def freeze(self, ice: Freezing) -> Values:
+        """See ``frozen.py``."""
+        if self._started is not None:
+            raise NotQuiet
+        rootfs, root_fds = self._rootfs.hand_over()
+        held = self._container.freeze(ice) if isinstance(self._container, HeldContainer) else None
+        return {
+            "id": self.id,
+            "bundle": self.bundle,
+            "options": dict(self._options),
+            "facts": self._facts,
+            "paused": self._paused,
+            "rootfs": [rootfs, [ice.put(fd) for fd in root_fds]],
+            "container": held,
+            "oom": freeze_oom(ice, self._oom) if self._oom is not None else None,
+            "processes": [process.freeze(ice) for process in self.processes.values()],
+        }
+
+    @classmethod
+    def thaw(cls, shim: Shim, ice: Thawing, values: Values) -> Task:
+        """The task that was frozen."""
+        task = cls.__new__(cls)
+        task._shim, task._options, task._facts = shim, values["options"], values["facts"]
+        task.id, task.bundle, task._paused = values["id"], values["bundle"], values["paused"]
+        task._request, task._started, task._oom = {}, None, None
+        task._rootfs = Rootfs()
+        rootfs, places = values["rootfs"]
+        task._rootfs.take_over(rootfs, [ice.take(place) for place in places])
+        if values["container"] is None:
+            task._container = ExternalContainer.take_over(task.id, task.bundle, task._facts)
+        else:
+            pidfd, channel = (ice.take(place) for place in values["container"])
+            task._container = HeldContainer.take_over(task.id, task.bundle, task._facts, pidfd, channel)
+        task.processes = {}
+        for frozen in values["processes"]:
+            process = Process.thaw(ice, frozen, Streams.thaw(shim.loop, ice, frozen["streams"]))
+            task.processes[process.exec_id] = process
+            if process.pidfd >= 0:
+                shim.by_pid[process.pid] = (task, process)
+        task.init = task.processes[""]
+        if values["oom"] is not None:
+            task._oom = thaw_oom(ice, values["oom"])
+            shim.loop.watch(task._oom.fileno(), task._oom.events, task._oom_happened)
+        return task
 
     def close(self) -> None:
         """Let go of everything, and leave the container to itself."""
@@ -444,7 +497,7 @@ class Task:
                 "version": record.VERSION,
                 "namespace": self._shim.namespace,
                 "id": self.id,
-                "shim": {"pid": os.getpid(), "start": record.start_time(os.getpid())},
+                "shim": {"pid": self._shim.pid, "start": record.start_time(self._shim.pid)},
                 "cgroup": getattr(cgroup, "path", ""),
                 "runtime": getattr(self._container, "command", []),
                 "processes": {name: process.record() for name, process in self.processes.items() if process.pid},

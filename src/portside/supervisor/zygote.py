@@ -44,7 +44,7 @@ class Zygote:
     @property
     def pid(self) -> int:
         """Of the zygote; 0 while there is none."""
-        return self._process.pid if self._process is not None else 0
+        return self._process.pid if self._process is not None and self._control is not None else 0
 
     async def start(self) -> None:
         """Start it, unless it runs. A failure is logged: shims are exec'ed then."""
@@ -70,12 +70,13 @@ class Zygote:
 
         Unavailable if there is no way to start one.
         """
-        if self._control is None:
+        for _ in range(2):  # It may have died since it was last asked.
             await self.start()
-        try:
-            return await self._fork(config, listener)
-        except (OSError, TimeoutError, Unavailable) as error:
-            log.warning("zygote: cannot fork a shim (%s), starting one without it", error)
+            try:
+                return await self._fork(config, listener)
+            except (OSError, TimeoutError, Unavailable) as error:
+                log.warning("zygote: cannot fork a shim: %s", error or "no answer")
+                self._lost()
         try:
             process = await asyncio.to_thread(
                 self._exec, "main.py", [json.dumps(dict(config)), str(listener.fileno())], listener

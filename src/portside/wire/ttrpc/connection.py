@@ -38,6 +38,7 @@ from portside.wire.tables import ttrpc as tables
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 MAX_BODY = 4 << 20
 """Bytes of a frame's body; both sides of every implementation refuse more."""
@@ -143,6 +144,21 @@ class TtrpcConnection:
     def streams(self) -> int:
         """How many calls are open."""
         return len(self._states)
+
+    @property
+    def pending(self) -> bool:
+        """Whether a frame has come in part, or something waits to be taken."""
+        return bool(self._buffer or self._skip or self._out)
+
+    def save(self) -> dict[str, Any]:
+        """Plain values for ``restore``, in another process perhaps; only when nothing is ``pending``."""
+        return {"states": list(self._states.items()), "sending": list(self._sending), "last": self._last}
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Be the connection that ``save`` described; for one that has seen nothing yet, of the same side."""
+        self._states = dict(values["states"])
+        self._sending = set(values["sending"])
+        self._last = values["last"]
 
     def take(self) -> bytes:
         """What is to be written to the peer now, in order; empty if nothing is."""
