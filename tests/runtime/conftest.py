@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,19 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
     if "box" not in pyfuncitem.fixturenames or process.thread_count() == 1:
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    in_child(lambda: pyfuncitem.obj(**arguments))
+    skipped = in_child(lambda: _skipped(pyfuncitem.obj, arguments))
+    if skipped:
+        pytest.skip(skipped)
     return True
+
+
+def _skipped(test: Callable[..., object], arguments: dict[str, Any]) -> str:
+    """Run the test; why it was skipped, if it was."""
+    try:
+        test(**arguments)
+    except pytest.skip.Exception as skip:
+        return str(skip)
+    return ""
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from portside.errors import InvalidArgument
-from portside.linux import capabilities, seccomp
+from portside.linux import apparmor, capabilities, seccomp
 from portside.runtime.failure import RuntimeFailure
 from tests.runtime.box import Box, Change, finish
 
@@ -197,9 +199,15 @@ def test_no_capabilities_at_all(box: Box) -> None:
 def test_unknown_capabilities_warn(box: Box) -> None:
     change = setting(capabilities=caps(bounding=["CAP_FLY"], ambient=["CAP_KILL"]))
     with box.created(box.spec("/bin/true", change=change)) as container:
-        assert container.warnings == ["capability 'CAP_FLY' is not known"]
+        assert container.warnings == ["capability 'CAP_FLY' is not known", "capability CAP_KILL cannot be ambient"]
         container.start()
         assert finish(container.init) == 0
+
+
+def test_ambient_capabilities_that_cannot_be_warn(box: Box) -> None:
+    sets = caps(bounding=["CAP_KILL"], ambient=["CAP_KILL"])
+    with box.created(box.spec("/bin/true", change=setting(capabilities=sets))) as container:
+        assert container.warnings == ["capability CAP_KILL cannot be ambient"]
 
 
 def test_new_privileges_may_be_allowed(box: Box) -> None:
@@ -329,10 +337,30 @@ def test_personality(box: Box) -> None:
     assert box.sh("uname -m 2>/dev/null || busybox uname -m", change).text.strip() in ("i686", "armv8l")
 
 
+_PROFILE = "profile portside-test flags=(attach_disconnected) { file, capability, signal, deny /secret r, }"
+
+
+def test_apparmor(box: Box) -> None:
+    if not apparmor.enabled() or not shutil.which("apparmor_parser"):
+        pytest.skip("this host does not run AppArmor")
+    subprocess.run(["apparmor_parser", "--replace", "--skip-cache"], input=_PROFILE, text=True, check=True)
+    (box.root / "secret").write_text("secret")
+    try:
+        change = setting(apparmorProfile="portside-test")
+        result = box.sh("cat /proc/self/attr/current; cat /secret", change)
+        assert result.lines[0] == "portside-test (enforce)"
+        assert "Permission denied" in result.text
+        with box.running(change) as container:
+            text = box.exec(container, "/bin/cat", "/proc/self/attr/current", apparmorProfile="portside-test").text
+            assert text.startswith("portside-test (enforce)")
+        with pytest.raises(RuntimeFailure, match=r"set AppArmor profile: .*no-such-profile"):
+            box.sh("true", setting(apparmorProfile="no-such-profile"))
+    finally:
+        subprocess.run(["apparmor_parser", "--remove", "--skip-cache"], input=_PROFILE, text=True, check=True)
+
+
 @pytest.mark.parametrize(("field", "value"), [("apparmorProfile", "strict"), ("selinuxLabel", "a:b:c:s0")])
 def test_confinement_that_cannot_be_given_is_an_error(box: Box, field: str, value: str) -> None:
-    from portside.linux import apparmor
-
     if field == "apparmorProfile" and apparmor.enabled():
         pytest.skip("this host runs AppArmor")
     with pytest.raises(RuntimeFailure, match="this host does not run"):

@@ -142,6 +142,7 @@ class Container:
         spec, undo, borrowed = self._spec, maker.Undo(), maker.Undo()
         try:
             program = Program(spec.process, self._filter, self._keyring, spec.personality, "user" in spec.namespaces)
+            self.warnings += program.warnings
             launch = first.Launch()
             launch.spec, launch.program, launch.cgroup = spec, program, self.cgroup
             launch.bundle, launch.no_pivot = self.bundle, no_pivot
@@ -163,7 +164,6 @@ class Container:
             self.init.pid, self.init.pidfd = child.pid, child.pidfd
             self._pidfd = fcntl.fcntl(child.pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
             self._channel = child.channel
-            self.warnings = program.warnings
             undo.keep()
         finally:
             borrowed.run()
@@ -199,8 +199,9 @@ class Container:
         if score is not None:
             maker.set_oom_score_adj(child.pid, score)
         while True:
-            kind, _, fd = child.message()
+            kind, payload, fd = child.message()
             if kind == dialogue.READY:
+                self.warnings += filter(None, payload.decode().split("\n"))
                 return
             if kind == dialogue.MAP_IDS:
                 self._map_ids(child)
@@ -301,8 +302,9 @@ class Container:
     def _await_exec(self, child: maker.Child, made: Process, undo: maker.Undo) -> None:
         """Answer the new process until its execve has succeeded."""
         while True:
-            kind, _, fd = child.message()
+            kind, payload, fd = child.message()
             if kind == dialogue.READY:
+                self.warnings += filter(None, payload.decode().split("\n"))
                 break
             if kind != dialogue.CONSOLE or fd < 0:
                 raise RuntimeFailure("", reason=f"unexpected message {kind!r}")

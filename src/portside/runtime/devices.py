@@ -183,10 +183,18 @@ def open_console(root: int, width: int, height: int) -> tuple[int, int]:
 
 def mount_console(root: Root, peer: int) -> None:
     """Show the terminal ``peer`` as /dev/console: the open descriptor itself is mounted, so no name is looked up."""
-    place = root.mountpoint("/dev/console", False)
+    directory = root.mountpoint("/dev", True)
+    try:
+        try:
+            os.close(os.open("console", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=directory))
+        except FileExistsError:
+            pass  # what it is, is seen below
+        place = os.open("console", O_PATH | os.O_NOFOLLOW, dir_fd=directory)
+    finally:
+        os.close(directory)
     try:
         if stat.S_ISLNK(os.fstat(place).st_mode):
-            raise RuntimeFailure("mount /dev/console", reason="the image has a symbolic link there")
+            raise RuntimeFailure("mount the console", reason="/dev/console is a symbolic link")
         fd = m.clone_mount(peer)
         try:
             m.attach_mount(fd, place)

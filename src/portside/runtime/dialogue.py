@@ -8,7 +8,7 @@ MAP_IDS        IDS_MAPPED   a new user namespace waits for its id maps
                JOINED       the child is in its control groups (sent unasked; needed before cgroup namespace and mounts)
 HOOKS          HOOKS_DONE   namespaces and mounts are there: prestart and createRuntime hooks run; only if there are any
 CONSOLE                     carries the master of the terminal
-READY          START        everything but the execve is done; START may take as long as it likes
+READY          START        everything but the execve is done; carries warnings; START may take as long as it likes
 LISTENER                    carries the descriptor of a seccomp notify filter
 FAILED                      errno, step, object and reason; the child is gone after it
 end of file                 the execve has succeeded (or the child died)

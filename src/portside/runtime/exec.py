@@ -85,7 +85,7 @@ def _run(entry: Entry, channel: Channel) -> NoReturn:
         os.close(inside)
         proc.close()
         entry.program.find()
-        channel.send(dialogue.READY)
+        channel.send(dialogue.READY, "\n".join(entry.program.late_warnings).encode())
         channel.expect(dialogue.START)
         entry.program.execute([], b"", lambda fd: channel.send(dialogue.LISTENER, fd=fd))
     except BaseException as error:

@@ -117,7 +117,7 @@ def _run(launch: Launch, channel: Channel) -> None:
     os.close(inside)
     root.close()
     launch.program.find()
-    channel.send(dialogue.READY)
+    channel.send(dialogue.READY, "\n".join(launch.program.late_warnings).encode())
     channel.expect(dialogue.START)
     # A relative working directory was entered in settle; nothing after this looks at paths except execve.
     launch.program.execute(
@@ -228,6 +228,8 @@ def _attach_root(launch: Launch, root: roots.Root) -> None:
             root.fd = m.clone_mount(-100, launch.rootfs, recursive=True)
         else:
             root.fd = launch.rootfs_fd
+            # A copy of a shared mount is shared, which pivot_root does not take.
+            m.set_attributes(root.fd, propagation=m.MS_SLAVE, recursive=True)
         m.attach_mount(root.fd, place)
         if spec.rootfs_propagation.endswith("shared"):
             m.set_attributes(root.fd, propagation=m.MS_PRIVATE)

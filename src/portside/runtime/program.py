@@ -41,13 +41,14 @@ _execve = declare("execve", ctypes.c_char_p, _Strings, _Strings)
 class Program:
     """One process of a spec on its way to execve.
 
-    ``warnings`` are for people: capabilities that nobody knows or that cannot be given. ``own_user_namespace``: the
-    process is in a user namespace, so our own bounding set says nothing about it.
+    ``warnings`` are for people: capabilities that nobody knows or that cannot be given; ``late_warnings`` are what the
+    new process has to add and sends with READY. ``own_user_namespace``: the process is in a user namespace, so our own
+    bounding set says nothing about it.
     """
 
     __slots__ = (
         "_arguments", "_cpus", "_early_limits", "_environment", "_final", "_late_limits", "_path", "_profile",
-        "_waiting", "environment", "filter", "keyring", "personality", "spec", "warnings",
+        "_waiting", "environment", "filter", "keyring", "late_warnings", "personality", "spec", "warnings",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +77,7 @@ class Program:
         self._early_limits = [limit for limit, up in zip(limits, raised, strict=True) if up]
         self._late_limits = [limit for limit, up in zip(limits, raised, strict=True) if not up]
         self.environment: dict[str, str] = {}
+        self.late_warnings: list[str] = []
         self._path = b""
         self._arguments: ctypes.Array[ctypes.c_char_p] | None = None
         self._environment: ctypes.Array[ctypes.c_char_p] | None = None
@@ -133,7 +135,7 @@ class Program:
         _step(f"become group {identity.gid}", os.setresgid, identity.gid, identity.gid, identity.gid)
         _step(f"become user {identity.uid}", os.setresuid, identity.uid, identity.uid, identity.uid)
         refused = _step("set capabilities", self._waiting.apply)
-        self.warnings += [f"capability {name} cannot be ambient" for name in refused]
+        self.late_warnings = [f"capability {name} cannot be ambient" for name in refused]
 
     def execute(self, hooks: list[Hook], state: bytes, listener: Callable[[int], None]) -> None:
         """Apply limits and filter, run startContainer hooks, exec. Returns only by raising."""
