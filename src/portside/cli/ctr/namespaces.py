@@ -16,7 +16,8 @@ async def list_namespaces(session: Session, values: Values, words: Sequence[str]
         for name in names:
             print(name)
         return
-    rows = [(name, label_text(await session.backend.namespaces.labels(name)).strip("-")) for name in names]
+    labels = [await session.backend.namespaces.labels(name) for name in names]
+    rows = [(name, label_text(found) if found else "") for name, found in zip(names, labels, strict=True)]
     print_table(("NAME", "LABELS"), rows)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 
 from portside.cli.ctr.command import SNAPSHOTTER, Session, Values, command, label_text, pairs, size_text
 from portside.cli.options import Option
 from portside.cli.table import print_table
 from portside.cli.times import rfc3339
+from portside.core.labels import GC_ROOT
 from portside.core.mount import Mount
 from portside.core.snapshots import Kind, SnapshotInfo, Snapshotter
 
@@ -75,13 +77,18 @@ async def mounts(session: Session, values: Values, words: Sequence[str]) -> None
     _print_mounts(await _chosen(session, values).mounts(words[1]), words[0])
 
 
+def _kept() -> dict[str, str]:
+    """The label that keeps what nothing refers to from being collected, until it is removed by hand."""
+    return {GC_ROOT: rfc3339(time.time_ns())}
+
+
 _TARGET = Option("-t", "--target", value="PATH", help="print how to mount it there")
 
 
 @command("prepare", "KEY [PARENT]", "make a writable snapshot", SNAPSHOTTER, _TARGET)
 async def prepare(session: Session, values: Values, words: Sequence[str]) -> None:
     """On a committed one, or on nothing."""
-    made = await _chosen(session, values).prepare(words[0], words[1] if len(words) > 1 else "")
+    made = await _chosen(session, values).prepare(words[0], words[1] if len(words) > 1 else "", _kept())
     if values["target"]:
         _print_mounts(made, values["target"])
 
@@ -89,7 +96,7 @@ async def prepare(session: Session, values: Values, words: Sequence[str]) -> Non
 @command("view", "KEY [PARENT]", "make a read-only snapshot", SNAPSHOTTER, _TARGET)
 async def view(session: Session, values: Values, words: Sequence[str]) -> None:
     """Of a committed one."""
-    made = await _chosen(session, values).view(words[0], words[1] if len(words) > 1 else "")
+    made = await _chosen(session, values).view(words[0], words[1] if len(words) > 1 else "", _kept())
     if values["target"]:
         _print_mounts(made, values["target"])
 
@@ -97,7 +104,7 @@ async def view(session: Session, values: Values, words: Sequence[str]) -> None:
 @command("commit", "NAME KEY", "make an active snapshot a committed one", SNAPSHOTTER)
 async def commit(session: Session, values: Values, words: Sequence[str]) -> None:
     """Its files are on disk then."""
-    await _chosen(session, values).commit(words[0], words[1])
+    await _chosen(session, values).commit(words[0], words[1], _kept())
 
 
 @command("label", "KEY LABEL...", "set or, with an empty value, clear labels", SNAPSHOTTER)
