@@ -16,7 +16,14 @@ from portside.core.content import ContentInfo
 from portside.core.images import Image
 from portside.core.leases import Lease, Resource
 from portside.core.snapshots import Kind, SnapshotInfo, Usage
-from portside.errors import AlreadyExists, DataLoss, FailedPrecondition, ResourceExhausted, Unavailable
+from portside.errors import (
+    AlreadyExists,
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+)
 from portside.metadata.database import Database
 from portside.metadata.records import Ingest, Snapshot
 from portside.metadata.schema import (
@@ -128,6 +135,29 @@ async def test_those_who_wait_share_a_transaction(db):
     gate.set()
     await asyncio.gather(first, *rest)
     assert max(groups) >= 19 and sum(groups) == 20
+
+
+async def test_what_no_row_can_hold_is_refused_alone(db, path):
+    """An image's labels may have half a surrogate pair in their JSON; the writer outlives it."""
+
+    def bad_label(tx):
+        tx.put(CONTAINERS, SCOPE, "bad", Container("bad", "rt", labels={"k": "\ud800"}))
+
+    def too_large(tx):
+        tx.put(COUNTERS, (), "large", 1 << 64)
+
+    gate = threading.Event()
+    first = asyncio.ensure_future(db.write(lambda tx: gate.wait(10)))
+    writes = [asyncio.ensure_future(db.write(write)) for write in (put("before"), bad_label, too_large, put("after"))]
+    await asyncio.sleep(0)
+    gate.set()
+    async with asyncio.timeout(10):
+        await first
+        results = await asyncio.gather(*writes, return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), InvalidArgument, InvalidArgument, type(None)]
+    db = await reopened(db, path)
+    assert set(db.state.rows(CONTAINERS, SCOPE)) == {"before", "after"}
+    await db.close()
 
 
 async def test_one_that_raises_is_undone_alone(db, path):

@@ -37,6 +37,7 @@ from portside.core.work import in_thread
 from portside.errors import (
     DataLoss,
     FailedPrecondition,
+    InvalidArgument,
     PortsideError,
     ResourceExhausted,
     Unavailable,
@@ -176,8 +177,9 @@ class Database:
     async def write(self, function: Callable[[Transaction], T]) -> T:
         """Run ``function`` in the writer; its result once it is on disk and visible to readers.
 
-        What ``function`` raises comes back and leaves no trace. ResourceExhausted if the disk is full; nothing is
-        changed then. A caller that is cancelled does not stop what it asked for.
+        What ``function`` raises comes back and leaves no trace. ResourceExhausted if the disk is full, InvalidArgument
+        for text that is not Unicode and numbers beyond 64 bits; nothing is changed then. A caller that is cancelled
+        does not stop what it asked for.
         """
         if self._closed:
             raise Unavailable(f"metadata {self._path}: closed")
@@ -215,7 +217,7 @@ class Database:
         changes = [change for job in jobs if job.tx is not None for change in job.tx.changes]
         try:
             self._store(changes)
-        except sqlite3.Error as error:
+        except Exception as error:  # SQLite's, or a value that it cannot hold: this thread must outlive both
             for job in reversed(jobs):
                 if job.tx is not None:
                     job.tx.rollback()
@@ -266,7 +268,7 @@ class Database:
                 else:
                     execute(_INSERT[table], table.row(scope, key, record))
             execute("COMMIT")
-        except sqlite3.Error:
+        except Exception:
             if self._connection.in_transaction:
                 execute("ROLLBACK")
             raise
@@ -415,8 +417,10 @@ def _is_full(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
-def _translate(error: sqlite3.Error, step: str) -> PortsideError:
-    """Our error for SQLite's primary result code (sqlite.org/rescode.html)."""
+def _translate(error: Exception, step: str) -> PortsideError:
+    """Our error for SQLite's primary result code (sqlite.org/rescode.html), or for a value that no row can hold."""
+    if isinstance(error, (UnicodeError, OverflowError)):
+        return InvalidArgument(f"{step}: {error}")
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return ResourceExhausted(f"{step}: no space left on the disk")
