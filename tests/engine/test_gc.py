@@ -127,3 +127,19 @@ def test_settings():
 )
 def test_durations(text, seconds):
     assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), RuntimeError("a defect")])
+async def test_a_collection_that_fails_is_not_the_last(backend, started, monkeypatch, error):
+    reconcile, failures = backend.metadata.reconcile, [error]
+
+    async def fails_once():
+        if failures:
+            raise failures.pop()
+        await reconcile()
+
+    monkeypatch.setattr(gc, "RETRY", 0.01)
+    monkeypatch.setattr(backend.metadata, "reconcile", fails_once)
+    scheduler = started(Policy(startup_delay=0.0))
+    await until(lambda: scheduler.last is not None)
+    assert not failures and not scheduler.error

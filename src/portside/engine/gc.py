@@ -146,9 +146,12 @@ class Scheduler:
             self.last = await self._metadata.collect()
             self.error = "; ".join(self.last.failures)
             self._expires(self.last.next_expiry_ns)
-        except PortsideError as error:
+        except (PortsideError, OSError) as error:
             self.error = str(error)
             log.warning("garbage collection: %s", error)
+        except Exception as error:  # a defect, but without collections the disk fills up
+            self.error = f"{type(error).__name__}: {error}"
+            log.exception("garbage collection failed")
         ended = time.monotonic()
         pause = (ended - started) / self._policy.pause_threshold if self._policy.pause_threshold else 0.0
         self._not_before = ended + (max(pause, RETRY) if self.error else min(pause, RETRY))
