@@ -71,13 +71,19 @@ class LocalBackend:
         config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         config.state.chmod(0o700)
         lock = RootLock(config.root, config.address)
+        graph = PluginGraph(config.root, config.state, config.plugins)
         try:
-            graph = PluginGraph(config.root, config.state, config.plugins)
             graph.build(PLUGINS, config.disabled_plugins, config.required_plugins)
             backend = cls(config, lock, graph)
+        except BaseException:
+            for metadata in graph.all(METADATA).values():
+                await metadata.db.close()
+            lock.close()
+            raise
+        try:
             await backend._start()
         except BaseException:
-            lock.close()
+            await backend.close()
             raise
         return backend
 
@@ -87,6 +93,7 @@ class LocalBackend:
         self._resuming = asyncio.create_task(
             self.auto_remove.resume(self), name="watch containers that go by themselves"
         )
+        self._resuming.add_done_callback(_log_failure)
 
     @property
     def namespaces(self) -> Namespaces:
@@ -121,3 +128,8 @@ class LocalBackend:
 
     def _task_service(self, namespace: str) -> TaskService:
         return self._tasks.bind(namespace)
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("%s: %s", task.get_name(), error, exc_info=error)
