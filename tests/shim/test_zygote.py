@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -32,21 +32,23 @@ def test_a_zygote_is_light() -> None:
     assert not [name for name in modules if name.partition(".")[0] in HEAVY or "_pb2" in name]
 
 
-def test_it_answers_a_request_that_makes_no_sense_and_ends_with_its_daemon(tmp_path: Path) -> None:
+def test_it_bears_what_makes_no_sense_and_ends_with_its_daemon(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-I", "-S", "-E", zygote.__file__, str(theirs.fileno()), str(tmp_path / "play")]
-    process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
+    process = subprocess.Popen(
+        command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     theirs.close()
     try:
         ours.settimeout(20)
-        for request in (
-            b"{",
-            b'{"call": 5}',
-            b"[]",
-            b'{"call": 6, "namespace": "n", "id": "i", "bundle": "/", "address": "x"}',
-        ):
-            ours.send(request)
-            assert "error" in json.loads(ours.recv(65536))
+        ours.send(b"without a socket")
+        for number, text in enumerate((b"", b"no such directory\0" * 6)):
+            with socket.socket(socket.AF_UNIX) as listener:
+                socket.send_fds(ours, [zygote.CALL.pack(number) + text], [listener.fileno()])
+            data, fds, _, _ = socket.recv_fds(ours, 4096, 1)
+            assert zygote.CALL.unpack_from(data) == (number,)
+            assert select.select(fds, [], [], 20)[0] == fds  # that shim has ended
+            os.close(fds[0])
         assert len(os.listdir(f"/proc/{process.pid}/task")) == 1
         assert len(os.listdir(f"/proc/{process.pid}/fd")) == 4
         assert not os.listdir(tmp_path)

@@ -69,15 +69,14 @@ def keep(listener: int, first_timeout: float) -> Wake | None:
     reader, writer = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     reader.setblocking(False)
     writer.setblocking(False)
-    for number in (signals.SIGCHLD, signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGPIPE, signals.SIGXFSZ):
-        signals.handle(number, _nothing)
+    signals.handle(signals.SIGCHLD, _nothing)
     signals.set_wakeup_fd(writer.fileno())
     state, watched, timeout = b"", b"", first_timeout
     fds: list[int] = []
     exits: list[tuple[int, int, int]] = []
     while True:
         if not exits:
-            exits = _sleep(reader, listener, [fd for fd, watch in zip(fds, watched, strict=True) if watch], timeout)
+            exits = sleep(reader, listener, [fd for fd, watch in zip(fds, watched, strict=True) if watch], timeout)
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         worker = os.fork()
         if not worker:
@@ -98,7 +97,16 @@ def keep(listener: int, first_timeout: float) -> Wake | None:
         state = message[1 + _SLEEP_HEADER.size + count :]
 
 
-def _sleep(reader: _socket.socket, listener: int, fds: list[int], timeout: float) -> list[tuple[int, int, int]]:
+def handle_signals() -> None:
+    """Of a shim, and of the zygote, which hands this on: they neither end by these, nor ignore them.
+
+    What is ignored stays so in a container's processes. A terminal's Ctrl-C goes to the daemon's whole group.
+    """
+    for number in (signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGPIPE, signals.SIGXFSZ):
+        signals.handle(number, _nothing)
+
+
+def sleep(reader: _socket.socket, listener: int, fds: list[int], timeout: float) -> list[tuple[int, int, int]]:
     """Wait until there is something to do; the children that ended, if that is it."""
     poller = select.poll()
     poller.register(reader.fileno(), select.POLLIN)

@@ -4,8 +4,8 @@ What belongs here: what makes it a shim (session, subreaper, signals, descriptor
 daemon or the zygote dies, and ends when it is told to (Shutdown, with no task left), or when it has had neither a task
 nor a peer for a minute, which is what a daemon leaves behind that died while it started us.
 
-As a command, the fallback without a zygote: ``python -I -S -E main.py CONFIG FD``, CONFIG the JSON of ``Config``, FD
-the number of the listening socket.
+As a command, the fallback without a zygote: ``python -I -S -E main.py CONFIG FD``, CONFIG an encoded ``Config``
+with newlines for its NUL bytes, FD the number of the listening socket.
 """
 
 from __future__ import annotations
@@ -47,25 +47,39 @@ IDLE_TIMEOUT: Final = 60.0
 """Seconds without a task and without a peer after which a shim ends by itself."""
 FAREWELL: Final = 2.0
 """Seconds that a shim waits at its end for the daemon to take the last events and answers."""
+MAX_FD: Final = 1 << 20
+"""Descriptors above are not looked for when a shim begins; where close_range(2) is, it is one call."""
 MAX_ERRORS: Final = 1 << 20
 """Bytes of ``shim.log``; what comes later is not written."""
 
 
 class Config:
-    """What a shim is told when it is made."""
+    """What a shim is told when it is made: texts, which travel joined by NUL bytes."""
 
     __slots__ = ("address", "bundle", "cache_dir", "events", "id", "namespace")
 
-    def __init__(self, fields: dict[str, Any]) -> None:
-        self.namespace: str = fields["namespace"]
-        self.id: str = fields["id"]
+    def __init__(
+        self, namespace: str, id: str, bundle: str, address: str, events: str = "", cache_dir: str = ""
+    ) -> None:
+        self.namespace = namespace
+        self.id = id
         """Of its first container."""
-        self.bundle: str = fields["bundle"]
-        self.address: str = fields["address"]
+        self.bundle = bundle
+        self.address = address
         """The path of its socket, which it removes at its end."""
-        self.events: str = fields.get("events", "")
+        self.events = events
         """Where to forward events to; empty for nowhere."""
-        self.cache_dir: str = fields.get("cache_dir", "")
+        self.cache_dir = cache_dir
+
+    def encode(self) -> bytes:
+        """As it travels."""
+        fields = (self.namespace, self.id, self.bundle, self.address, self.events, self.cache_dir)
+        return "\0".join(fields).encode("utf-8", "surrogateescape")
+
+    @classmethod
+    def decode(cls, data: bytes) -> Config:
+        """What ``encode`` gave."""
+        return cls(*data.decode("utf-8", "surrogateescape").split("\0"))
 
 
 def prepare() -> None:
@@ -78,24 +92,34 @@ def prepare() -> None:
     service_module.prepare()
 
 
-def run(config: Config, listener: _socket.socket) -> None:
-    """Be a shim until the end; ``listener`` is owned. Returns when everything is given back."""
-    _become_shim(config, listener.fileno())
+def run(data: bytes, listener: int) -> None:
+    """Be the shim that ``data`` (an encoded ``Config``) describes until the end; ``listener`` is its socket.
+
+    What the keeper does here, it does with plain calls: each new thing that the interpreter is asked to do costs memory
+    for as long as the container lives.
+    """
+    namespace, id, bundle, address, _ = data.split(b"\0", 4)
+    if os.getsid(0) != os.getpid():
+        os.setsid()
+    linux.set_child_subreaper()
+    os.dup2(0, 2)  # /dev/null, as standard input and output are already
+    os.closerange(3, listener)
+    os.closerange(listener + 1, MAX_FD)
+    os.chdir(bundle)
+    set_title(b"portside-shim -namespace %b -id %b" % (namespace, id))
     # A zygote that dies in the middle of its answer has made a shim that nobody knows of, and another is started. The
     # socket must have one shim only.
-    lock = os.open(config.bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(os.open(bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), fcntl.LOCK_EX | fcntl.LOCK_NB)
     pid = os.getpid()
-    wake = keeper.keep(listener.fileno(), IDLE_TIMEOUT)
+    wake = keeper.keep(listener, IDLE_TIMEOUT)
     if wake is None:
         try:
-            os.unlink(config.address)
+            os.unlink(address)
         except OSError:
             pass  # The daemon has removed it.
         return
     linux.set_child_subreaper()
-    _write("/proc/self/comm", b"portside-work", 0)
-    Running(config, listener, pid, wake).run()
+    Running(Config.decode(data), _socket.socket(fileno=listener), pid, wake).run()
 
 
 class Running:
@@ -216,50 +240,47 @@ class Running:
             pass  # Nobody is left to be told.
 
 
-def _become_shim(config: Config, listener: int) -> None:
-    if os.getsid(0) != os.getpid():
-        os.setsid()
-    linux.set_child_subreaper()
-    null = os.open("/dev/null", os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    linux.close_all_but((0, 1, 2, listener))
-    os.set_inheritable(listener, False)
+_title_place = (0, 0)
+
+
+def prepare_process() -> None:
+    """What shims inherit from the zygote: name, umask, signals, and where the title goes."""
+    global _title_place
     os.umask(0o022)
+    keeper.handle_signals()
     try:
-        os.chdir(config.bundle)
+        _write(b"/proc/self/comm", b"portside-shim", -1)
+        fields = read_file("/proc/self/stat", 4096).rpartition(b")")[2].split()
+        start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: fields 48 and 49 of proc_pid_stat(5)
+        _title_place = (start, end - start) if 0 < end - start < 1 << 20 else (0, 0)
     except OSError:
-        os.chdir("/")
-    _set_title(f"portside-shim -namespace {config.namespace} -id {config.id}")
+        pass  # A title is for people.
 
 
-def _set_title(title: str) -> None:
-    """What ps(1) shows: the name, and the arguments by writing over ours (prctl's way needs CAP_SYS_RESOURCE).
-
-    Through /proc, since ctypes costs a shim a tenth of its memory.
-    """
-    _write("/proc/self/comm", b"portside-shim", 0)
-    fields = read_file("/proc/self/stat", 4096).rpartition(b")")[2].split()
-    start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: fields 48 and 49 of proc_pid_stat(5)
-    size = end - start
-    if 0 < size < 1 << 20:
-        _write("/proc/self/mem", title.encode(errors="replace")[: size - 1].ljust(size, b"\0"), start)
+def set_title(title: bytes) -> None:
+    """What ps(1) shows as our arguments, by writing over them: prctl's way needs CAP_SYS_RESOURCE."""
+    start, size = _title_place
+    if start:
+        try:
+            _write(b"/proc/self/mem", title[: size - 1].ljust(size, b"\0"), start)
+        except OSError:
+            pass  # A hardened kernel may not let us.
 
 
-def _write(path: str, data: bytes, offset: int) -> None:
+def _write(path: bytes, data: bytes, offset: int) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.pwrite(fd, data, offset)
-    except OSError:
-        pass  # A title is for people; a hardened kernel may not let us.
+        if offset >= 0:
+            os.lseek(fd, offset, os.SEEK_SET)
+        os.write(fd, data)
     finally:
         os.close(fd)
 
 
 def main(arguments: list[str]) -> int:
     """The fallback's entry."""
-    config = Config(json.loads(arguments[1]))
-    run(config, _socket.socket(fileno=int(arguments[2])))
+    prepare_process()
+    run(os.fsencode(arguments[1]).replace(b"\n", b"\0"), int(arguments[2]))
     return 0
 
 

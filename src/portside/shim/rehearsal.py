@@ -15,7 +15,7 @@ import os
 
 from portside.errors import PortsideError
 from portside.linux.process import dumpable
-from portside.shim import record
+from portside.shim import keeper, record
 from portside.shim.loop import READ, Loop
 from portside.shim.outbox import Outbox
 from portside.shim.rpc import Connection, Server
@@ -44,6 +44,7 @@ def rehearse(directory: str) -> None:
         for _ in range(ROUNDS):
             dumpable()
             record.start_time(os.getpid())
+            _play_keeper()
             _Day(directory).play()
     finally:
         for name in (record.NAME, f".{record.NAME}"):
@@ -161,6 +162,19 @@ class _Day:
             "direct": True, "shared_pids": False, "rootfs": {"mounted": [], "path": "", "slow": False},
         }  # fmt: skip
         done((facts, [pidfd, theirs.detach()]))
+
+
+def _play_keeper() -> None:
+    """A night: something to wake up for, and a message from a worker."""
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    quiet, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    quiet.setblocking(False)
+    theirs.send(b"message")
+    keeper.sleep(quiet, ours.fileno(), [ours.fileno()], 1.0)
+    while keeper.receive(ours, 4096) is not None:
+        pass
+    for end in (ours, theirs, quiet, other):
+        end.close()
 
 
 def _nothing() -> None:

@@ -5,8 +5,8 @@ exec'ed by the daemon, never forked from it: ``python -I -S -E zygote.py FD DIR`
 socket, DIR the name of a directory to be used for a moment. It has one thread, since it forks, and ends when the
 daemon's end of the socket is closed; its shims go on.
 
-    request   JSON of ``main.Config`` and ``"call"``, a number; with it, by SCM_RIGHTS, the shim's listening socket
-    answer    JSON ``{"call": number, "pid": pid}`` and, by SCM_RIGHTS, a pidfd of it; or ``{"call": …, "error": …}``
+    request   a number of eight bytes, an encoded ``main.Config``; with it, by SCM_RIGHTS, the shim's listening socket
+    answer    the same number, the shim's pid in four bytes; with it a pidfd of it
 
 Shims are children of the zygote, which lets the kernel reap them; when it dies they become children of init.
 """
@@ -21,18 +21,19 @@ if __name__ == "__main__":  # Isolated and without site: the package is where th
 
 import _socket
 import gc
-import json
 import struct
 
 from portside.shim import main as shim
 from portside.shim import signals
-from portside.shim.rehearsal import rehearse
+from portside.shim.rehearsal import ROUNDS, rehearse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
 MAX_REQUEST: Final = 64 << 10
+CALL: Final = struct.Struct("<Q")
+_INT: Final = struct.Struct("i")
 
 
 def serve(control: _socket.socket, directory: str = "") -> None:
@@ -46,57 +47,34 @@ def serve(control: _socket.socket, directory: str = "") -> None:
             rehearse(directory)
         except OSError:
             pass  # Shims are larger then, and work.
+    shim.prepare_process()
+    for _ in range(ROUNDS):
+        shim.set_title(b"portside-zygote")
+    signals.ignore(signals.SIGCHLD)
     gc.collect()
     gc.freeze()  # So that no collection in a shim touches what it shares.
-    signals.ignore(signals.SIGCHLD)
-    for number in (signals.SIGINT, signals.SIGTERM, signals.SIGHUP):
-        # A terminal's Ctrl-C goes to the daemon's whole group; whether we end is the daemon's to say.
-        signals.ignore(number)
+    # What this process writes between two forks, each shim holds a copy of: so little is done here.
     while True:
         data, ancillary, _flags, _peer = control.recvmsg(MAX_REQUEST, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
         if not data:
             return
-        fds = [
-            struct.unpack("i", payload[:4])[0]
-            for level, kind, payload in ancillary
-            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS
-        ]
-        try:
-            _fork(control, data, fds)
-        finally:
-            for fd in fds:
-                os.close(fd)
-
-
-def _fork(control: _socket.socket, data: bytes, fds: list[int]) -> None:
-    call = 0
-    rights: list[tuple[int, int, bytes]] = []
-    try:
-        request = json.loads(data)
-        call = request["call"]
-        config = shim.Config(request)
-        (listener,) = fds
+        if not ancillary:
+            continue
+        listener = _INT.unpack_from(ancillary[0][2])[0]
         pid = os.fork()
         if not pid:
-            _be_shim(control, config, listener)
+            _be_shim(data, listener)
+        os.close(listener)
         pidfd = os.pidfd_open(pid)
-        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", pidfd))]
-        answer = {"call": call, "pid": pid}
-    except Exception as error:
-        pidfd = -1
-        answer = {"call": call, "error": f"{type(error).__name__}: {error}"}
-    try:
-        control.sendmsg([json.dumps(answer).encode()], rights)
-    finally:
-        if pidfd >= 0:
-            os.close(pidfd)
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _INT.pack(pidfd))]
+        control.sendmsg([data[: CALL.size] + _INT.pack(pid)], rights)
+        os.close(pidfd)
 
 
-def _be_shim(control: _socket.socket, config: shim.Config, listener: int) -> None:
+def _be_shim(data: bytes, listener: int) -> None:
     status = 1
     try:
-        control.close()
-        shim.run(config, _socket.socket(fileno=listener))
+        shim.run(data[CALL.size :], listener)
         status = 0
     finally:
         os._exit(status)  # Past the interpreter's end: there is nothing to finish, and it takes a while.

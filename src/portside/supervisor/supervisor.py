@@ -27,6 +27,7 @@ from portside.core.anymessage import AnyMessage
 from portside.core.events import Envelope
 from portside.core.tasks import Exit
 from portside.errors import AlreadyExists, NotFound, PortsideError
+from portside.shim.main import Config
 from portside.shim.outbox import SEQUENCE_KEY, SERVICE, timestamp
 from portside.shim.sockets import connectable
 from portside.supervisor.bundles import Bundle, Bundles
@@ -162,14 +163,7 @@ class Supervisor:
         """A bundle, and a shim that listens: our own, from the zygote."""
         bundle, listener, address = await asyncio.to_thread(self._bundles.create, namespace, id, spec)
         try:
-            config = {
-                "namespace": namespace,
-                "id": id,
-                "bundle": bundle.path,
-                "address": address,
-                "events": self._events,
-                "cache_dir": self._cache_dir,
-            }
+            config = Config(namespace, id, bundle.path, address, self._events, self._cache_dir)
             _, pidfd = await self._zygote.spawn(config, listener)
         except BaseException:
             await asyncio.to_thread(self._bundles.remove, bundle)

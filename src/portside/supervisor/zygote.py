@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import os
 import socket
+import struct
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from portside import shim
 from portside.errors import Unavailable
+from portside.shim.main import Config
+from portside.shim.zygote import CALL
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Zygote:
             self._control = ours
             asyncio.get_running_loop().add_reader(ours.fileno(), self._answered)
 
-    async def spawn(self, config: Mapping[str, Any], listener: socket.socket) -> tuple[int, int]:
+    async def spawn(self, config: Config, listener: socket.socket) -> tuple[int, int]:
         """A new shim that listens on ``listener`` (still the caller's): its pid and a pidfd, the caller's.
 
         Unavailable if there is no way to start one.
@@ -79,7 +79,10 @@ class Zygote:
                 self._lost()
         try:
             process = await asyncio.to_thread(
-                self._exec, "main.py", [json.dumps(dict(config)), str(listener.fileno())], listener
+                self._exec,
+                "main.py",
+                [os.fsdecode(config.encode().replace(b"\0", b"\n")), str(listener.fileno())],
+                listener,
             )
         except OSError as error:
             raise Unavailable(f"start a shim: {error}") from error
@@ -103,11 +106,11 @@ class Zygote:
             env={"PATH": path}, cwd="/", start_new_session=True,
         )  # fmt: skip
 
-    async def _fork(self, config: Mapping[str, Any], listener: socket.socket) -> tuple[int, int]:
+    async def _fork(self, config: Config, listener: socket.socket) -> tuple[int, int]:
         if self._control is None:
             raise Unavailable("it does not run")
         call = next(self._numbers)
-        request = json.dumps({"call": call, **config}).encode()
+        request = CALL.pack(call) + config.encode()
         answer = self._calls[call] = asyncio.get_running_loop().create_future()
         try:
             socket.send_fds(self._control, [request], [listener.fileno()])
@@ -134,15 +137,14 @@ class Zygote:
         if not data:
             self._lost()
             return
-        answer = json.loads(data)
-        future = self._calls.get(answer["call"])
+        (call,) = CALL.unpack_from(data)
+        (pid,) = struct.unpack_from("i", data, CALL.size)
+        future = self._calls.get(call)
         if future is None or future.done():
             for fd in fds:
                 os.close(fd)
-        elif "error" in answer:
-            future.set_exception(Unavailable(answer["error"]))
         else:
-            future.set_result((answer["pid"], fds[0]))
+            future.set_result((pid, fds[0]))
 
     def _lost(self) -> None:
         """It is gone, or is to go: the next shim starts another."""
