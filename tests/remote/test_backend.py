@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from portside.core.services import Backend
-from portside.errors import InvalidArgument, NotFound, Unavailable, Unimplemented, Unknown
+from portside.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable, Unimplemented, Unknown
 from portside.remote.backend import RemoteBackend
+from portside.remote.caller import Caller
+from portside.wire.pb.google.protobuf.empty_pb2 import Empty
 from tests.contracts.backend import BackendContract, put
 from tests.support import peers
 from tests.support.containerd import containerd
@@ -53,6 +56,26 @@ class TestOurDaemon(BackendContract):
 async def test_nobody_serves(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="nobody serves"):
         await RemoteBackend.connect(str(tmp_path / "none"))
+
+
+async def test_a_server_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call has a deadline; one that has none ends with the connection, whose silence is noticed."""
+    taken: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_unix_server(lambda _, writer: taken.append(writer), tmp_path / "s")
+    async with asyncio.timeout(20):
+        backend = RemoteBackend(str(tmp_path / "s"))
+        caller = Caller(backend.channel, "s", "ns")
+        with pytest.raises(DeadlineExceeded):
+            await caller.call("M", b"", Empty, timeout=0.05)
+        await backend.close()
+        monkeypatch.setattr("portside.remote.backend.KEEPALIVE", 0.05)
+        backend = RemoteBackend(str(tmp_path / "s"))
+        with pytest.raises(Unavailable, match="PING"):
+            await backend.bind("ns").tasks.wait("c")
+        await backend.close()
+    for writer in taken:
+        writer.close()
+    server.close()
 
 
 async def test_what_the_protocol_cannot_say(upstream: Path) -> None:

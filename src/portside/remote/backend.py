@@ -19,6 +19,9 @@ from portside.remote.snapshots import RemoteSnapshotter
 from portside.remote.tasks import RemoteTasks
 from portside.wire.grpc.client import Channel
 
+KEEPALIVE = 310.0
+"""Seconds of silence after which a server is asked whether it is there. Go's ends connections that ask more often than
+every five minutes."""
 PREFERRED_SNAPSHOTTERS = ("overlayfs", "native")
 SNAPSHOTTER_PLUGIN = "io.containerd.snapshotter.v1"
 
@@ -27,11 +30,11 @@ class RemoteBackend:
     """Use ``await RemoteBackend.connect(address)``, which also asks what snapshotters there are; then ``close``.
 
     An address is a socket's path, ``unix://path`` or ``host:port``. The connection is made again when it is lost:
-    the calls in progress fail with Unavailable, later ones work.
+    the calls in progress fail with Unavailable, later ones work. So do calls to a server that has stopped answering.
     """
 
     def __init__(self, address: str) -> None:
-        self.channel = Channel(address)
+        self.channel = Channel(address, keepalive=KEEPALIVE)
         self._namespaces = RemoteNamespaces(self.channel)
         self._introspection = RemoteIntrospection(self.channel)
         self._snapshotters: dict[str, str] = {}

@@ -10,9 +10,13 @@ from portside.wire.grpc.client_call import Call
 
 T = TypeVar("T")
 
+TIMEOUT = 120.0
+"""Seconds for a call that reads or changes records. None for others: that is up to the data or the container, and a
+server that has stopped answering is found out by PINGs (``backend.KEEPALIVE``)."""
+
 
 class Caller:
-    """Calls to one service of one namespace, without deadlines of their own: ``asyncio.timeout`` gives them one."""
+    """Calls to one service of one namespace; ``asyncio.timeout`` gives them an earlier deadline."""
 
     def __init__(self, channel: Channel, service: str, namespace: str = "", lease: str = "") -> None:
         self._channel = channel
@@ -20,9 +24,11 @@ class Caller:
         pairs = (("containerd-namespace", namespace), ("containerd-lease", lease))
         self._metadata = tuple((key, value) for key, value in pairs if value)
 
-    async def call(self, method: str, request: Any, response_class: type[T]) -> T:
-        """One answer, or the error that the server answered with."""
-        return await self._channel.unary(self._service + method, request, response_class, metadata=self._metadata)
+    async def call(self, method: str, request: Any, response_class: type[T], timeout: float | None = TIMEOUT) -> T:
+        """One answer, or the error that the server answered with; DeadlineExceeded after ``timeout`` seconds."""
+        return await self._channel.unary(
+            self._service + method, request, response_class, metadata=self._metadata, timeout=timeout
+        )
 
     def answers(self, method: str, request: Any, response_class: type[T]) -> AsyncIterator[T]:
         """Streamed answers."""

@@ -30,7 +30,7 @@ class RemoteDiff:
         for key, payload in (payloads or {}).items():
             request.payloads[key].type_url = payload.type_url
             request.payloads[key].value = payload.value
-        return descriptor_from_pb((await self._caller.call("Apply", request, pb.ApplyResponse)).applied)
+        return descriptor_from_pb((await self._caller.call("Apply", request, pb.ApplyResponse, timeout=None)).applied)
 
     async def compare(
         self, lower: Sequence[Mount], upper: Sequence[Mount],
@@ -47,4 +47,4 @@ class RemoteDiff:
             labels=labels,
             source_date_epoch=epoch,
         )
-        return descriptor_from_pb((await self._caller.call("Diff", request, pb.DiffResponse)).diff)
+        return descriptor_from_pb((await self._caller.call("Diff", request, pb.DiffResponse, timeout=None)).diff)

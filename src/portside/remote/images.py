@@ -8,7 +8,7 @@ from portside.convert.basics import descriptor_to_pb
 from portside.convert.records import image_from_pb, image_to_pb
 from portside.core.images import Image
 from portside.oci.descriptor import Descriptor
-from portside.remote.caller import Caller
+from portside.remote.caller import TIMEOUT, Caller
 from portside.wire.grpc.client import Channel
 from portside.wire.pb.containerd.services.images.v1 import images_pb2 as pb
 from portside.wire.pb.google.protobuf import empty_pb2, field_mask_pb2
@@ -47,4 +47,4 @@ class RemoteImages:
         """Remove a name."""
         wanted = None if target is None else descriptor_to_pb(target)
         request = pb.DeleteImageRequest(name=name, sync=sync, target=wanted)
-        await self._caller.call("Delete", request, empty_pb2.Empty)
+        await self._caller.call("Delete", request, empty_pb2.Empty, None if sync else TIMEOUT)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from portside.convert.records import lease_from_pb, resource_from_pb, resource_to_pb
 from portside.core.leases import Lease, Resource
-from portside.remote.caller import Caller
+from portside.remote.caller import TIMEOUT, Caller
 from portside.wire.grpc.client import Channel
 from portside.wire.pb.containerd.services.leases.v1 import leases_pb2 as pb
 from portside.wire.pb.google.protobuf import empty_pb2
@@ -27,7 +27,8 @@ class RemoteLeases:
 
     async def delete(self, id: str, sync: bool = False) -> None:
         """End one."""
-        await self._caller.call("Delete", pb.DeleteRequest(id=id, sync=sync), empty_pb2.Empty)
+        request = pb.DeleteRequest(id=id, sync=sync)
+        await self._caller.call("Delete", request, empty_pb2.Empty, None if sync else TIMEOUT)
 
     async def list(self, filters: Sequence[str] = ()) -> Sequence[Lease]:
         """Those that match."""

@@ -39,7 +39,7 @@ class RemoteSnapshotter:
     async def usage(self, key: str) -> Usage:
         """What it takes on disk."""
         request = pb.UsageRequest(snapshotter=self._name, key=key)
-        response = await self._caller.call("Usage", request, pb.UsageResponse)
+        response = await self._caller.call("Usage", request, pb.UsageResponse, timeout=None)
         return Usage(response.inodes, response.size)
 
     async def mounts(self, key: str) -> tuple[Mount, ...]:
@@ -50,21 +50,24 @@ class RemoteSnapshotter:
     async def prepare(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> tuple[Mount, ...]:
         """A writable snapshot."""
         request = pb.PrepareSnapshotRequest(snapshotter=self._name, key=key, parent=parent, labels=labels)
-        return mounts_from_pb((await self._caller.call("Prepare", request, pb.PrepareSnapshotResponse)).mounts)
+        return mounts_from_pb(
+            (await self._caller.call("Prepare", request, pb.PrepareSnapshotResponse, timeout=None)).mounts
+        )
 
     async def view(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> tuple[Mount, ...]:
         """A read-only snapshot."""
         request = pb.ViewSnapshotRequest(snapshotter=self._name, key=key, parent=parent, labels=labels)
-        return mounts_from_pb((await self._caller.call("View", request, pb.ViewSnapshotResponse)).mounts)
+        return mounts_from_pb((await self._caller.call("View", request, pb.ViewSnapshotResponse, timeout=None)).mounts)
 
     async def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None) -> None:
         """Make an active snapshot a possible parent."""
         request = pb.CommitSnapshotRequest(snapshotter=self._name, name=name, key=key, labels=labels)
-        await self._caller.call("Commit", request, empty_pb2.Empty)
+        await self._caller.call("Commit", request, empty_pb2.Empty, timeout=None)
 
     async def remove(self, key: str) -> None:
         """Remove one that nothing stands on."""
-        await self._caller.call("Remove", pb.RemoveSnapshotRequest(snapshotter=self._name, key=key), empty_pb2.Empty)
+        request = pb.RemoveSnapshotRequest(snapshotter=self._name, key=key)
+        await self._caller.call("Remove", request, empty_pb2.Empty, timeout=None)
 
     async def walk(self, filters: Sequence[str] = ()) -> AsyncIterator[SnapshotInfo]:
         """All that match."""
@@ -77,4 +80,4 @@ class RemoteSnapshotter:
         """Free what removed snapshots still hold."""
         request = pb.CleanupRequest(snapshotter=self._name)
         with contextlib.suppress(Unimplemented):  # by a snapshotter that holds nothing back
-            await self._caller.call("Cleanup", request, empty_pb2.Empty)
+            await self._caller.call("Cleanup", request, empty_pb2.Empty, timeout=None)

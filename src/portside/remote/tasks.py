@@ -40,12 +40,12 @@ class RemoteTasks:
             options=any_to_pb(options),
             runtime_path=runtime_path,
         )
-        return (await self._caller.call("Create", request, pb.CreateTaskResponse)).pid
+        return (await self._caller.call("Create", request, pb.CreateTaskResponse, timeout=None)).pid
 
     async def start(self, container_id: str, exec_id: str = "") -> int:
         """Let it run; its pid."""
         request = pb.StartRequest(container_id=container_id, exec_id=exec_id)
-        return (await self._caller.call("Start", request, pb.StartResponse)).pid
+        return (await self._caller.call("Start", request, pb.StartResponse, timeout=None)).pid
 
     async def exec(self, container_id: str, exec_id: str, spec: AnyMessage, io: TaskIO) -> None:
         """Add a process."""
@@ -73,7 +73,7 @@ class RemoteTasks:
     async def wait(self, container_id: str, exec_id: str = "") -> Exit:
         """Until it has ended; the answer has no pid, so ``pid`` is 0."""
         request = pb.WaitRequest(container_id=container_id, exec_id=exec_id)
-        response = await self._caller.call("Wait", request, pb.WaitResponse)
+        response = await self._caller.call("Wait", request, pb.WaitResponse, timeout=None)
         return Exit(0, response.exit_status, timestamp_from_pb(response.exited_at))
 
     async def delete(self, container_id: str, exec_id: str = "") -> Exit:
