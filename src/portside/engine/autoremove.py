@@ -1,7 +1,7 @@
-"""Containers that go when they have ended (``--rm``), whoever is there to see it.
+"""Containers that go when they have ended (``--rm``), and what was added to one by exec, whoever is there to see it.
 
 Each is watched by a task of ours that asks the shim, so no event can be missed; after a restart those that carry the
-label are watched again. Whoever started the container may await the same task. One that a crash kept from being
+label are watched again. Whoever started it may await the same task. A container that a crash kept from being
 started has nobody who would start it, and goes at the next start of the engine.
 """
 
@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from portside.client.labels import AUTO_REMOVE
-from portside.client.remove import discard
+from portside.client.remove import discard, quietly
 from portside.client.run import finish
 from portside.core.containers import Container
 from portside.core.services import Backend, Services
@@ -26,17 +28,23 @@ class AutoRemove:
     """Watches containers until ``close``; what was not removed by then is found again by the next ``resume``."""
 
     def __init__(self) -> None:
-        self._watched: dict[tuple[str, str], asyncio.Task[Exit]] = {}
+        self._watched: dict[tuple[str, str, str], asyncio.Task[Exit]] = {}
         self._made_ns = time.time_ns()
 
     def watch(self, services: Services, container: Container) -> asyncio.Task[Exit]:
         """The task that waits for the end and then removes; the same one for every caller. Await it shielded."""
-        key = (services.namespace, container.id)
-        if key not in self._watched:
-            task = asyncio.create_task(
-                finish(services, container, remove_container=True), name=f"remove {container.id}"
-            )
-            self._watched[key] = task
+        work = finish(services, container, remove_container=True)
+        return self._watch((services.namespace, container.id, ""), work)
+
+    def watch_exec(self, services: Services, container_id: str, exec_id: str) -> asyncio.Task[Exit]:
+        """The same for a process that exec has started: its shim would remember every one that nobody removes."""
+        return self._watch((services.namespace, container_id, exec_id), _finish_exec(services, container_id, exec_id))
+
+    def _watch(self, key: tuple[str, str, str], work: Coroutine[Any, Any, Exit]) -> asyncio.Task[Exit]:
+        if key in self._watched:
+            work.close()
+        else:
+            self._watched[key] = task = asyncio.create_task(work, name=f"remove {key[2] or key[1]}")
             task.add_done_callback(lambda done: self._ended(key, done))
         return self._watched[key]
 
@@ -58,7 +66,7 @@ class AutoRemove:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _ended(self, key: tuple[str, str], task: asyncio.Task[Exit]) -> None:
+    def _ended(self, key: tuple[str, str, str], task: asyncio.Task[Exit]) -> None:
         self._watched.pop(key, None)
         if task.cancelled():
             return
@@ -67,6 +75,15 @@ class AutoRemove:
             log.info("container %s: not watched any more: %s", key[1][:12], error)
         elif error is not None:
             log.error("container %s: watching it failed", key[1][:12], exc_info=error)
+
+
+async def _finish_exec(services: Services, container_id: str, exec_id: str) -> Exit:
+    ended = await services.tasks.wait(container_id, exec_id)
+    try:
+        await quietly(services.tasks.delete(container_id, exec_id))
+    except PortsideError as error:  # how it ended is known all the same; the rest goes with the container
+        log.info("container %s: exec %s is not removed: %s", container_id[:12], exec_id[:12], error)
+    return ended
 
 
 async def _has_task(services: Services, container: Container) -> bool:
