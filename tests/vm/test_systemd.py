@@ -110,3 +110,25 @@ def test_an_exit_without_a_daemon_is_not_lost(counting: str) -> None:
     wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the container's end")
     run("systemctl", "start", "portside")
     assert portside("wait", counting) == "7"
+
+
+def test_a_container_in_a_scope_of_systemds(image: str) -> None:
+    ctr = ("ctr", "-a", "/run/portside/portside.sock")
+    unit = "vmtest-one.scope"
+    options = ("-d", "--runc-systemd-cgroup", "--cgroup", "portside.slice:vmtest:one", "--memory-limit", "67108864")
+    run(*ctr, "run", *options, image, "one", "sleep", "1000")
+    try:
+        shown = run("systemctl", "show", "-p", "ActiveState,ControlGroup,MemoryMax", unit).stdout
+        assert "ActiveState=active" in shown
+        assert f"ControlGroup=/portside.slice/{unit}" in shown
+        assert "MemoryMax=67108864" in shown
+        run("systemctl", "daemon-reload")
+        pid = run(*ctr, "t", "ls").stdout.split("one", 1)[1].split()[0]
+        assert Path(f"/proc/{pid}/cgroup").read_text() == f"0::/portside.slice/{unit}\n"
+        limit = Path(f"/sys/fs/cgroup/portside.slice/{unit}/memory.max")
+        assert limit.read_text() == "67108864\n"
+    finally:
+        run(*ctr, "t", "kill", "-s", "KILL", "one", check=False)
+        run(*ctr, "t", "rm", "-f", "one", check=False)
+        run(*ctr, "c", "rm", "one", check=False)
+    wait_for(lambda: not Path(f"/sys/fs/cgroup/portside.slice/{unit}").exists(), "the end of the scope")

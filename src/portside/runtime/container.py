@@ -80,8 +80,8 @@ class Container:
     """One container. Made by ``create``; ``delete`` ends its life."""
 
     __slots__ = (
-        "_channel", "_deleted", "_filter", "_group_made", "_keyring", "_listener", "_pidfd", "_spec", "bundle",
-        "cgroup", "id", "init", "warnings",
+        "_channel", "_deleted", "_filter", "_group_made", "_keyring", "_listener", "_pidfd", "_spec", "_systemd",
+        "bundle", "cgroup", "id", "init", "warnings",
     )  # fmt: skip
 
     def __init__(self, id: str, bundle: str, spec: Spec, cgroup: Cgroup, seccomp: Filter | None, keyring: str) -> None:
@@ -97,6 +97,7 @@ class Container:
         self._keyring = keyring
         self._channel: dialogue.Channel | None = None
         self._pidfd = -1
+        self._systemd = False
         self._group_made = False
         self._deleted = False
 
@@ -125,9 +126,10 @@ class Container:
         check_id(id)
         parsed = Spec(spec)
         seccomp = _filters(cache_dir).get(parsed.seccomp) if parsed.seccomp else None
-        cgroup = Cgroup.open(cgroup_path(parsed.cgroups_path, id, systemd_cgroup))
+        cgroup = Cgroup.open(cgroup_path(parsed.cgroups_path, id, systemd_cgroup), systemd=systemd_cgroup)
         keyring = "" if no_new_keyring else f"_ses.{id}"
         made = cls(id, os.path.abspath(bundle), parsed, cgroup, seccomp, keyring)
+        made._systemd = systemd_cgroup
         if seccomp is not None and seccomp.notifies:
             made._listener = Listener(parsed.seccomp)
         try:
@@ -183,7 +185,7 @@ class Container:
         resources = self._spec.resources
         if resources.get("devices"):
             resources = {**resources, "devices": [*resources["devices"], *default_rules()]}
-        self.cgroup = Cgroup.create(self.cgroup.path, resources)
+        self.cgroup = Cgroup.create(self.cgroup.path, resources, systemd=self._systemd)
         self._group_made = True
 
     def _remove_cgroup(self) -> None:

@@ -106,6 +106,22 @@ def test_a_scope_lives_with_its_container():
 
 
 @needs_systemd
+def test_the_place_is_kept_until_the_first_process_is_there():
+    group = Cgroup.create(PATH, systemd=True)
+    try:
+        (keeper,) = group.pids()
+        with sleeper() as pid:
+            Path(group.directories()[0], "cgroup.procs").write_text(str(pid))
+            assert os.waitpid(keeper, 0)[0] == keeper
+            assert group.pids() == [pid]
+            group.kill()
+            os.waitpid(pid, 0)
+    finally:
+        group.kill()
+        group.remove()
+
+
+@needs_systemd
 def test_a_name_is_free_at_once_when_its_scope_was_removed():
     for _ in range(3):
         group = Cgroup.create(PATH, systemd=True)

@@ -47,7 +47,7 @@ class Cgroup:
         a failure nothing that this call made is left.
 
         With ``systemd`` (version 2 only, else Unimplemented) it is a scope that systemd starts; the path must say
-        ``….slice/NAME.scope`` as systemd would place it, and ``attach`` has to follow, ``cloned`` or not.
+        ``….slice/NAME.scope`` as systemd would place it. A child of this process keeps the place for the first one.
         """
         made = _implementation(path, systemd)
         made._make(resources or {})

@@ -5,13 +5,14 @@ scope with ``Delegate`` is ours with its blessing. Limits go to systemd as prope
 times, and to the files, for what has no property.
 
 systemd starts a scope only around a process. The container's is made later, straight into the group; until it is
-there, a process of ours that does nothing keeps the place.
+there, a child of ours keeps the place. It ends by itself, and whoever waits for children of this process sees it end.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 
 from portside.errors import AlreadyExists, InvalidArgument, Unknown
 from portside.linux.cgroups import limits_v2
@@ -19,7 +20,7 @@ from portside.linux.cgroups.cgroup import REMOVE_TIMEOUT
 from portside.linux.cgroups.dbus import Bus, DBusError
 from portside.linux.cgroups.tree import remove_tree
 from portside.linux.cgroups.v2 import CgroupV2, device_rules
-from portside.linux.cgroups.writes import apply_writes
+from portside.linux.cgroups.writes import apply_writes, read_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 _NAME, _PATH, _MANAGER = "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"
 _INFINITY = (1 << 64) - 1
 _MAX_CPUS = 1 << 16
+_KEEPERS_LIFE, _KEEPERS_PAUSE = 120.0, 0.01
+"""Seconds: how long a place is kept at most, and how often it is looked whether it is taken."""
 
 
 class CgroupSystemd(CgroupV2):
@@ -49,7 +52,7 @@ class CgroupSystemd(CgroupV2):
     def _make(self, resources: Mapping[str, Any]) -> None:
         writes, rules = limits_v2.plan(resources), device_rules(resources)
         properties = limit_properties(resources)
-        self._keeper = _make_keeper()
+        self._keeper = _make_keeper(f"{self._directory}/cgroup.procs")
         try:
             self._start(properties)
         except BaseException:
@@ -84,18 +87,20 @@ class CgroupSystemd(CgroupV2):
                 raise Unknown(f"cgroup {self.path}: systemd: {error}") from error
 
     def attach(self, pid: int, *, cloned: bool = False, beside: int = 0) -> None:
-        """See ``Cgroup.attach``; the first process takes the place that was kept."""
+        """See ``Cgroup.attach``; the first process takes the place that was kept, at once."""
         super().attach(pid, cloned=cloned, beside=beside)
         self._end_keeper()
 
     def _end_keeper(self) -> None:
         keeper, self._keeper = self._keeper, 0
         if keeper:
-            os.kill(keeper, signal.SIGKILL)
             try:
-                os.waitpid(keeper, 0)
-            except ChildProcessError:
-                return  # whoever reaps the children of this process was faster
+                # Somebody else here may have waited for it already, and then its number may be another's.
+                if os.waitpid(keeper, os.WNOHANG) == (0, 0):
+                    os.kill(keeper, signal.SIGKILL)
+                    os.waitpid(keeper, 0)
+            except (ChildProcessError, ProcessLookupError):
+                return
 
     def update(self, resources: Mapping[str, Any]) -> None:
         """See ``Cgroup.update``."""
@@ -117,8 +122,8 @@ class CgroupSystemd(CgroupV2):
                     raise Unknown(f"cgroup {self.path}: systemd: {error}") from error
 
 
-def _make_keeper() -> int:
-    """A child that waits to be killed; with nothing of ours open, and no signal handler of ours."""
+def _make_keeper(procs: str) -> int:
+    """A child that waits until another process is in the group, with nothing of ours open and no handler of ours."""
     pid = os.fork()
     if pid:
         return pid
@@ -126,8 +131,11 @@ def _make_keeper() -> int:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         os.closerange(0, 1 << 20)
-        while True:
-            signal.pause()
+        for _ in range(int(_KEEPERS_LIFE / _KEEPERS_PAUSE)):
+            # Nothing tells of a process that joins; when a group is just being made, asking is cheap enough.
+            time.sleep(_KEEPERS_PAUSE)
+            if os.path.exists(procs) and read_file(procs).count("\n") >= 1:
+                break
     finally:
         os._exit(0)
 
