@@ -230,7 +230,7 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         encode(nested, deep)
     raw = b""
     for _ in range(codec.MAX_DEPTH):
-        raw = b"\x0a" + codec._varint(len(raw)) + raw
+        raw = b"\x0a" + codec.varint(len(raw)) + raw
     with pytest.raises(InvalidArgument, match="deep"):
         decode(nested, raw)
     monkeypatch.setattr(codec, "MAX_SIZE", 10)

@@ -12,6 +12,7 @@ from portside.core.content import ContentInfo, IngestStatus
 from portside.errors import FailedPrecondition, Internal, OutOfRange, PortsideError, Unimplemented
 from portside.oci.digest import Digest
 from portside.remote.caller import Caller
+from portside.wire.codec import varint
 from portside.wire.grpc.client import Channel
 from portside.wire.grpc.client_call import Call
 from portside.wire.pb.containerd.services.content.v1 import content_pb2 as pb
@@ -157,7 +158,7 @@ class RemoteWriter:
         for start in range(0, len(view), CHUNK):
             chunk = view[start : start + CHUNK]
             head = pb.WriteContentRequest(action=pb.WRITE, ref=self._ref, offset=self._offset).SerializeToString()
-            await self._call.send_buffers((head, b"\x32" + _varint(len(chunk)), chunk))  # field 6: data, not copied
+            await self._call.send_buffers((head, b"\x32" + varint(len(chunk)), chunk))  # field 6: data, not copied
             self._pending += 1
             self._offset += len(chunk)
             while self._pending >= IN_FLIGHT:
@@ -215,12 +216,3 @@ class RemoteWriter:
             raise Internal(f"ingest {self._ref}: the server ended the write without an answer")
         self._pending -= 1
         self._last = response
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

@@ -108,7 +108,7 @@ class Table:
             self._encoders = [
                 (
                     name,
-                    _varint(number << 3 | (2 if label == "packed" else _KINDS[kind][0])),
+                    varint(number << 3 | (2 if label == "packed" else _KINDS[kind][0])),
                     label,
                     _KINDS[kind][1],
                     sub,
@@ -173,7 +173,7 @@ def _encode(table: Table, value: Mapping[str, Any], out: bytearray, depth: int) 
                 out += convert(item) if sub is None else _embedded(sub, item, depth)
             elif label == "packed":
                 body = b"".join(map(convert, item))
-                out += tag + _varint(len(body)) + body
+                out += tag + varint(len(body)) + body
             else:
                 _encode_many(tag, label, convert, sub, item, out, depth)
         except (AttributeError, OverflowError, TypeError, UnicodeError, ValueError) as error:
@@ -211,10 +211,11 @@ def _entry(table: Table) -> Table:
 def _embedded(table: Table, value: Mapping[str, Any], depth: int) -> bytes:
     body = bytearray()
     _encode(table, value, body, depth - 1)
-    return _varint(len(body)) + bytes(body)
+    return varint(len(body)) + bytes(body)
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """``number`` as the wire has lengths and tags; ValueError unless it is unsigned and of at most 64 bits."""
     if 0 <= number < 128:
         return _BYTE[number]
     if not 0 <= number < 1 << 64:
@@ -229,14 +230,14 @@ def _varint(number: int) -> bytes:
 
 def _text_out(value: str) -> bytes:
     data = value.encode()
-    return _varint(len(data)) + data
+    return varint(len(data)) + data
 
 
 def _bytes_out(value: Any) -> bytes:
     if isinstance(value, (str, int)):
         raise TypeError(f"want bytes, not {type(value).__name__}")
     data = bytes(value)
-    return _varint(len(data)) + data
+    return varint(len(data)) + data
 
 
 def _bool_out(value: bool) -> bytes:
@@ -249,7 +250,7 @@ def _unsigned_out(bits: int) -> Callable[[int], bytes]:
     def convert(value: int) -> bytes:
         if not 0 <= value < limit:
             raise ValueError(f"{value} is not an unsigned number of {bits} bits")
-        return _varint(value)
+        return varint(value)
 
     return convert
 
@@ -260,7 +261,7 @@ def _signed_out(bits: int) -> Callable[[int], bytes]:
     def convert(value: int) -> bytes:
         if not -limit <= value < limit:
             raise ValueError(f"{value} is not a signed number of {bits} bits")
-        return _varint(value & 0xFFFFFFFFFFFFFFFF)
+        return varint(value & 0xFFFFFFFFFFFFFFFF)
 
     return convert
 
@@ -271,7 +272,7 @@ def _zigzag_out(bits: int) -> Callable[[int], bytes]:
     def convert(value: int) -> bytes:
         if not -limit <= value < limit:
             raise ValueError(f"{value} is not a signed number of {bits} bits")
-        return _varint(value << 1 if value >= 0 else (-value << 1) - 1)
+        return varint(value << 1 if value >= 0 else (-value << 1) - 1)
 
     return convert
 

@@ -11,6 +11,7 @@ from portside.core.content import ContentStore, ContentWriter
 from portside.core.services import Backend
 from portside.errors import InvalidArgument, OutOfRange
 from portside.oci.digest import Digest
+from portside.wire.codec import varint
 from portside.wire.grpc.service import Call, Framed
 from portside.wire.pb.containerd.services.content.v1 import content_pb2 as pb
 from portside.wire.pb.google.protobuf import empty_pb2
@@ -156,14 +157,5 @@ def _window(request: pb.ReadContentRequest, size: int) -> tuple[int, int]:
 
 def _framed(offset: int, data: bytes) -> Framed:
     """A ReadContentResponse without copying the data: field 1 (offset) as protobuf writes it, then field 2's header."""
-    head = pb.ReadContentResponse(offset=offset).SerializeToString() + b"\x12" + _varint(len(data))
+    head = pb.ReadContentResponse(offset=offset).SerializeToString() + b"\x12" + varint(len(data))
     return Framed((head, data))
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
