@@ -12,8 +12,8 @@ import sys
 
 sys.path.insert(0, sys.argv[1])
 
-from portside.linux import mount  # noqa: E402
-from portside.runtime.container import Container, Stdio  # noqa: E402
+from portside.linux import mount
+from portside.runtime.container import Container, Stdio
 
 
 def run(bundle: str, spec: dict[str, object]) -> None:

@@ -2,14 +2,15 @@
 
     python bench/shim_chain.py [--count N] [--external runc]
 
-Medians over N containers (busybox's ``true`` over an overlay of its own, no network): what the daemon waits for at each step. Then
-the PSS of each shim, and of zygote and shims together per container, with 1, 10 and 20 idle containers.
+Medians over N containers (busybox's ``true`` over an overlay of its own, no network): what the daemon waits for at
+each step. Then the PSS of each shim, and of zygote and shims together per container, with 1, 10 and 20 idle containers.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import shutil
 import statistics
@@ -79,7 +80,7 @@ class Bench:
         await self.supervisor.delete(task)
         times.append(time.perf_counter())
         del self.exits[id]
-        steps = [(after - before) * 1000 for before, after in zip(times, times[1:], strict=False)]
+        steps = [(after - before) * 1000 for before, after in itertools.pairwise(times)]
         return [*steps, sum(steps)]
 
     async def weigh(self, count: int) -> None:
@@ -103,7 +104,7 @@ class Bench:
     async def close(self) -> None:
         await asyncio.sleep(0.2)
         await self.supervisor.close()
-        for path in Path("/sys/fs/cgroup").glob("*/portside-bench"):
+        for path in Path("/sys/fs/cgroup").glob("*/portside-bench"):  # noqa: ASYNC240 - a benchmark at its end
             path.rmdir()
         shutil.rmtree(self.directory)
         shutil.rmtree(self.disk)
