@@ -198,7 +198,7 @@ async def test_sixty_containers_at_once_leave_nothing(engine: Engine) -> None:
 async def test_a_daemon_that_dies_again_and_again(engine: Engine) -> None:
     task = await engine.run("c", "sleep", "1000")
     pid = (await task.state()).pid
-    for round_number in range(15):
+    for round_number in range(9):
         await engine.restart()
         task = await engine.task("c")
         assert (await task.state()).pid == pid
@@ -212,4 +212,4 @@ async def test_a_daemon_that_dies_again_and_again(engine: Engine) -> None:
     await engine.remove("c")
     await engine.heard_of("c", "delete")
     exits = [event["id"] for topic, event in engine.events if topic == "/tasks/exit"]
-    assert exits == [f"e{number}" for number in range(15)] + ["c"]
+    assert exits == [f"e{number}" for number in range(9)] + ["c"]

@@ -78,7 +78,7 @@ def keep(listener: int, first_timeout: float) -> Wake | None:
         if not exits:
             exits = sleep(reader, listener, [fd for fd, watch in zip(fds, watched, strict=True) if watch], timeout)
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-        worker = os.fork()
+        worker = _fork()
         if not worker:
             signals.set_wakeup_fd(-1)
             for end in (reader, writer, ours):
@@ -95,6 +95,15 @@ def keep(listener: int, first_timeout: float) -> Wake | None:
         timeout, count = _SLEEP_HEADER.unpack_from(message, 1)
         watched = message[1 + _SLEEP_HEADER.size : 1 + _SLEEP_HEADER.size + count]
         state = message[1 + _SLEEP_HEADER.size + count :]
+
+
+def _fork() -> int:
+    """As ``os.fork``, but patient: a machine that is short of memory or processes now may not be so for ever."""
+    while True:
+        try:
+            return os.fork()
+        except OSError:
+            time.sleep(0.5)
 
 
 def handle_signals() -> None:

@@ -51,7 +51,12 @@ class Maker:
         self._makers = makers
         self._done = done
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-        self._pid = os.fork()
+        try:
+            self._pid = os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         if not self._pid:
             _run(theirs, work, undo)
         theirs.close()

@@ -143,7 +143,11 @@ class Task:
             else:
                 done(self.init.pid)
 
-        self._shim.make(lambda: recipe.container(streams), recipe.undo, made)
+        try:
+            self._shim.make(lambda: recipe.container(streams), recipe.undo, made)
+        except OSError:
+            streams.close()
+            raise
 
     def _created(self, facts: dict[str, Any], fds: list[int]) -> None:
         self._facts = facts
@@ -428,7 +432,12 @@ class Task:
             self._emit("exec-started", "TaskExecStarted", exec_id=process.exec_id, pid=process.pid)
             done(process.pid)
 
-        self._shim.make(lambda: recipe.exec(self._facts, process.spec, streams), _no_undo, made)
+        try:
+            self._shim.make(lambda: recipe.exec(self._facts, process.spec, streams), _no_undo, made)
+        except OSError:
+            process.starting = False
+            self._exec_failed(process)
+            raise
 
     def _exec_failed(self, process: Process) -> None:
         """As with containerd, a process that could not be started counts as ended, and is there to be deleted."""
