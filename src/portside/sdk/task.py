@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from portside.client import freeze, inspect, logs, remove, stats, stop
-from portside.client.exec import ExecOptions, exec_process
+from portside.client.exec import ExecOptions, exec_process, first_process
 from portside.client.log_lines import LogEntry
 from portside.client.lookup import name_of
 from portside.client.places import Places
-from portside.client.run import Attached
-from portside.client.start import log_io, start
+from portside.client.run import Attached, stream_io
+from portside.client.start import start
 from portside.client.stats import Stats
 from portside.client.stop import STOP_TIMEOUT
 from portside.core.containers import Container
@@ -96,8 +96,9 @@ class Task(Process):
 
     async def start(self) -> None:
         """Start it again after it has ended; its output goes to its log."""
-        terminal = bool((await self._process_spec()).get("terminal"))
-        await start(self._services, self.container, log_io(self._places, self.container, terminal=terminal))
+        terminal = bool(first_process(self.container).get("terminal"))
+        io = stream_io(self._places, self.container, terminal, None, keep_log=True)
+        await start(self._services, self.container, io)
         self._exit = None
 
     async def stop(self, timeout: float = STOP_TIMEOUT) -> None:
@@ -131,11 +132,6 @@ class Task(Process):
         except NotFound:
             pass
         self._close_streams()
-
-    async def _process_spec(self) -> dict[str, Any]:
-        from portside.client.exec import first_process
-
-        return first_process(self.container)
 
     async def dispose(self, *, keep: bool) -> None:
         """The end of an ``async with`` block: remove it at once, with SIGKILL if need be, or stop it and keep it."""
