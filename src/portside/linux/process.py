@@ -5,7 +5,8 @@ What belongs here: one function for each call. Capabilities, filters and limits 
 
 from __future__ import annotations
 
-import _signal  # without the enums of ``signal``, which cost a tenth of a millisecond here
+# Without the enums of ``signal``, which cost a tenth of a millisecond here; there is no stub.
+import _signal  # type: ignore[import-not-found]
 import ctypes
 import errno
 import os
