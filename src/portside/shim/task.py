@@ -140,8 +140,9 @@ class Task:
                 self._created(*outcome)
             except OSError as error:  # The daemon ends a shim whose Create failed, and what it left.
                 done(from_oserror(error, f"create task {self.id}"))
-            else:
-                done(self.init.pid)
+                return
+            done(self.init.pid)  # before the event: it is on record, and the client waits
+            self._tell_created()
 
         try:
             self._shim.make(lambda: recipe.container(streams), recipe.undo, made)
@@ -163,6 +164,8 @@ class Task:
         self._hold(self.init, facts["pid"], pidfd, console)
         self.init.streams.started(console, facts["direct"])
         self._save()
+
+    def _tell_created(self) -> None:
         request = self._request
         io = {name: request[name] for name in ("stdin", "stdout", "stderr", "terminal")}
         self._emit("create", "TaskCreate", bundle=self.bundle, rootfs=request["rootfs"], io=io, pid=self.init.pid)
@@ -216,9 +219,10 @@ class Task:
         else:
             if process.status == CREATED:
                 process.status = RUNNING
-            self._emit("start", "TaskStart", pid=process.pid)
         if done is not None:
             done(answer)
+        if answer is not outcome:
+            self._emit("start", "TaskStart", pid=process.pid)
 
     def exec(self, request: Mapping[str, Any]) -> None:
         """Add a process; ``start`` makes and runs it. AlreadyExists, InvalidArgument, FailedPrecondition."""
@@ -429,8 +433,8 @@ class Task:
             streams.started(console)
             process.status = RUNNING
             process.spec = b""
-            self._emit("exec-started", "TaskExecStarted", exec_id=process.exec_id, pid=process.pid)
             done(process.pid)
+            self._emit("exec-started", "TaskExecStarted", exec_id=process.exec_id, pid=process.pid)
 
         try:
             self._shim.make(lambda: recipe.exec(self._facts, process.spec, streams), _no_undo, made)
