@@ -18,8 +18,11 @@ from portside.errors import FailedPrecondition, NotFound, PortsideError
 async def remove(services: Services, container: Container, *, force: bool = False) -> None:
     """Remove a container; FailedPrecondition if it runs, unless ``force`` kills it first. Missing parts are fine."""
     await quietly(_delete_task(services, container, force))
-    steps = (services.containers.delete(container.id), _remove_snapshot(services, container), _remove_log(container))
-    for result in await asyncio.gather(*steps, return_exceptions=True):
+    # A container that is to go by itself may go while we are at it.
+    gone = quietly(services.containers.delete(container.id))
+    for result in await asyncio.gather(
+        gone, _remove_snapshot(services, container), _remove_log(container), return_exceptions=True
+    ):
         if isinstance(result, BaseException):
             raise result
 
