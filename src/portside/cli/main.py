@@ -73,6 +73,8 @@ def run(argv: Sequence[str]) -> int:
         _print_help()
         return 0 if "--help" in argv or "-h" in argv else 125
     name, *rest = words
+    if name == "help":
+        return run([*rest, "--help"])
     if name not in VERBS:
         return _fail(f"portside: unknown verb {name!r}; see portside --help", 125)
     module = __import__(f"portside.cli.verbs.{name}", fromlist=("run",))
@@ -81,7 +83,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _run_verb(module: object, context: Context, rest: list[str]) -> int:
     from portside.cli.options import UsageError
-    from portside.errors import PortsideError
+    from portside.errors import PortsideError, from_oserror
 
     verb = module.VERB  # type: ignore[attr-defined]
     try:
@@ -92,15 +94,28 @@ def _run_verb(module: object, context: Context, rest: list[str]) -> int:
         return int(module.run(context, values, arguments))  # type: ignore[attr-defined]
     except UsageError as error:
         return _fail(f"portside {verb.name}: {error}; see portside {verb.name} --help", 125)
-    except PortsideError as error:
-        if context.debug:
-            raise
-        return _fail(f"portside {verb.name}: {error}", getattr(module, "FAILURE", 1))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
+    except (PortsideError, OSError) as failure:
+        if context.debug:
+            raise
+        if isinstance(failure, OSError):
+            failure = from_oserror(failure, str(failure.filename or "a system call"))
+        return _fail(f"portside {verb.name}: {failure}{_advice(context, failure)}", getattr(module, "FAILURE", 1))
     except KeyboardInterrupt:
         return 130
+
+
+def _advice(context: Context, error: Exception) -> str:
+    """What to do about ``error``, where nearly everybody who sees it has the same thing to do."""
+    from portside.errors import PermissionDenied, Unavailable
+
+    if isinstance(error, Unavailable) and not os.path.exists(context.address):
+        return "; is the daemon running? (portside daemon)"
+    if isinstance(error, PermissionDenied) and os.geteuid() != 0 and not os.access(context.address, os.W_OK):
+        return "; are you root?"
+    return ""
 
 
 def _global_options(context: Context, words: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from portside.cli.attach import Fifos, Session, Terminal, window_size
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from portside.cli.main import Context
+
+
+PATIENCE = 2
+"""How often Ctrl-C is handed on before it ends us."""
 
 
 def attached(context: Context, method: str, request: dict[str, Any], *, stdin: bool, terminal: bool) -> int:
@@ -56,6 +61,7 @@ class _Follower:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._interrupts = 0
         self.container = self.exec = ""
         self._pulling = False
         self._waiting: list[int] = []
@@ -73,7 +79,16 @@ class _Follower:
         self._pulling = bool(event.get("progress"))
 
     def signal(self, number: int) -> None:
-        """Hand a signal on; before the start is known it waits for that. A second one, or one in a pull, ends us."""
+        """Hand a signal on; before the start is known it waits for that. A second one, or one in a pull, ends us.
+
+        So does the third Ctrl-C at a terminal: a container's first process does not hear it unless it has a handler.
+        """
+        self._interrupts += number == signal.SIGINT and os.isatty(0)
+        if self.container and self._interrupts > PATIENCE:
+            short = self.container[:12]
+            how = f"the command goes on in container {short}" if self.exec else f"to end it: portside rm -f {short}"
+            print(f"\nportside: Ctrl-C is not heard; {how}", file=sys.stderr)
+            raise KeyboardInterrupt
         if self.container:
             self._ask("Kill", signal=str(number))
         elif self._pulling or self._waiting:

@@ -29,16 +29,22 @@ def follow(events: Iterable[Mapping[str, Any]], *, quiet: bool) -> Mapping[str, 
 
 def _plain(progress: Mapping[str, Any]) -> None:
     if progress["stage"] in FINAL:
-        print(f"{short(progress['object'])}: {progress['stage']} {human_size(progress['total'])}", file=sys.stderr)
+        size = f" {human_size(progress['total'])}" if progress["total"] else ""
+        print(f"{short(progress['object'])}: {progress['stage']}{size}", file=sys.stderr)
 
 
 def _follow_live(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.table import Column
+
+    def whole() -> Column:
+        return Column(no_wrap=True)
 
     columns = (
-        TextColumn("{task.description:<20}"), TextColumn("{task.fields[stage]:<11}"), BarColumn(),
-        DownloadColumn(), TransferSpeedColumn(),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=24)),
+        TextColumn("{task.fields[stage]:<11}", table_column=whole()), BarColumn(10, table_column=whole()),
+        DownloadColumn(table_column=whole()), TransferSpeedColumn(table_column=whole()),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}

@@ -46,7 +46,11 @@ class Host:
         engine = EngineConfig(
             config.root, config.state, config.socket, config.plugins, config.disabled_plugins, config.required_plugins
         )
-        host = cls(config, await LocalBackend.open(engine))
+        try:
+            backend = await LocalBackend.open(engine)
+        except OSError as error:
+            raise from_oserror(error, f"open root {config.root}, state {config.state}") from error
+        host = cls(config, backend)
         try:
             await host._listen()
         except BaseException:
@@ -63,7 +67,10 @@ class Host:
         await self._ttrpc.start(self._config.ttrpc_socket)
         await self._grpc.listen_unix(self._config.socket, SOCKET_MODE)
         for path in (self._config.socket, self._config.ttrpc_socket):
-            os.chown(path, self._config.uid, self._config.gid)
+            try:
+                os.chown(path, self._config.uid, self._config.gid)
+            except OSError as error:
+                raise from_oserror(error, f"give {path} to {self._config.uid}:{self._config.gid}") from error
 
     async def stop(self, grace_seconds: float) -> None:
         """Calls in progress get ``grace_seconds``; then everything of ours ends."""

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import signal
+from importlib.util import find_spec
 
 from portside.daemon.config import DaemonConfig
 from portside.daemon.host import Host
@@ -25,11 +26,11 @@ def serve(config: DaemonConfig) -> None:
     configure(config.log_level)
     _set_oom_score(config.oom_score)
     os.umask(0o027)
-    try:
-        import uvloop
-    except ImportError:
+    if find_spec("uvloop") is None:
         asyncio.run(_serve(config))
     else:
+        import uvloop
+
         uvloop.run(_serve(config))
 
 

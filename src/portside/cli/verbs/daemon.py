@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from portside.cli.options import Option, Verb
 
 TYPE_CHECKING = False
@@ -31,6 +33,10 @@ def run(context: Context, values: dict[str, Any], arguments: list[str]) -> int:
 
     from portside.cli.options import UsageError
     from portside.daemon import config as configuration
+    from portside.errors import FailedPrecondition
+
+    if os.geteuid() != 0:
+        raise FailedPrecondition("needs root: namespaces, mounts, control groups")
 
     config = configuration.load(Path(values["config"]) if values["config"] else None)
     if values["log_level"]:
