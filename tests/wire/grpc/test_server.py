@@ -63,6 +63,7 @@ class Service:
             row("breaks"),
             row("cancels_itself"),
             row("sleeps"),
+            row("waits_for_ever"),
             row("metadata"),
             row("bad_metadata"),
             row("not_a_message"),
@@ -102,6 +103,10 @@ class Service:
 
     async def cancels_itself(self, message: Bytes, call: Any) -> Bytes:
         raise asyncio.CancelledError
+
+    async def waits_for_ever(self, message: Bytes, call: Any) -> Bytes:
+        call.endless = True
+        return await self.sleeps(message, call)
 
     async def sleeps(self, message: Bytes, call: Any) -> Bytes:
         self.call = call
@@ -758,6 +763,16 @@ async def test_drain_lets_calls_finish(served: Served, client: RawClient) -> Non
     assert (answer.status, answer.messages) == (OK, [(0, b"hello")])
     await client.end()
     await ending
+
+
+async def test_drain_does_not_wait_for_endless_calls(served: Served, client: RawClient) -> None:
+    stream = client.open(request("/t.S/waits_for_ever"), GOOD)
+    await served.service.started.wait()
+    ending = asyncio.create_task(served.server.drain(60))
+    assert (await client.finish(stream)).status == 14
+    await client.end()
+    await ending
+    assert served.service.cancelled.is_set()
 
 
 async def test_drain_of_idle_connections_is_quick(served: Served, client: RawClient) -> None:

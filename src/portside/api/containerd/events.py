@@ -39,6 +39,7 @@ class EventsService:
 
     async def subscribe(self, request: pb.SubscribeRequest, call: Call) -> AsyncIterator[event_pb2.Envelope]:
         """Events from now on; whoever subscribes needs no namespace."""
+        call.endless = True
         events = self._backend.bind("default").events
         async for envelope in events.subscribe(tuple(request.filters)):
             yield envelope_to_pb(envelope)

@@ -112,6 +112,7 @@ class TasksService:
 
     async def wait(self, request: pb.WaitRequest, call: Call) -> pb.WaitResponse:
         """Until a process has ended."""
+        call.endless = True
         exit = await self._tasks(call).wait(request.container_id, request.exec_id)
         return pb.WaitResponse(exit_status=exit.status, exited_at=timestamp_to_pb(exit.exited_ns))
 

@@ -70,6 +70,7 @@ class ContainerVerbs:
         ending = self._auto_remove.watch(services, running.container) if request.remove else None
         yield _started(running.container, running.pid)
         if not request.detach:
+            call.endless = True
             ended = await (asyncio.shield(ending) if ending else services.tasks.wait(running.container.id))
             yield _exited(ended)
 
@@ -104,6 +105,7 @@ class ContainerVerbs:
             return
         yield pb.RunEvent(started=pb.Started(container=container.id, name=name_of(container), exec=exec_id))
         if not request.detach:
+            call.endless = True
             ended = await services.tasks.wait(container.id, exec_id)
             await quietly(services.tasks.delete(container.id, exec_id))
             yield _exited(ended)
@@ -133,6 +135,7 @@ class ContainerVerbs:
         """What it wrote."""
         services = bound(self._backend, call)
         container = await find_container(services, request.container)
+        call.endless = request.follow
         entries = logs(
             services, container, follow=request.follow, tail=request.tail, since_ns=request.since_ns,
             until_ns=request.until_ns,
@@ -185,6 +188,7 @@ class ContainerVerbs:
     async def wait(self, request: pb.ContainerRequest, call: Call) -> pb.ContainerResponse:
         """Until it has ended."""
         services, container = await self._find(request, call)
+        call.endless = True
         ended = await wait(services, container)
         return pb.ContainerResponse(container=container.id, exit_status=ended.status)
 
@@ -204,6 +208,7 @@ class ContainerVerbs:
     async def stats(self, request: pb.StatsRequest, call: Call) -> AsyncIterator[pb.StatsRound]:
         """Figures of those named, or of all that run; percentages need two looks."""
         services = bound(self._backend, call)
+        call.endless = request.follow
         found = [await find_container(services, text) for text in request.containers]
         ids = [container.id for container in found]
         before = {one.id: one for one in await stats(services, ids)}

@@ -90,6 +90,7 @@ class ServerCall:
     # Defaults of the class: most calls never set these, and there are many calls.
     deadline: float | None = None
     done = False  # the status is sent, or nobody waits for it
+    endless = False
     ended = False  # the client has ended its side
     head_sent = False
     compressed = False

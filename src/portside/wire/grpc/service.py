@@ -28,6 +28,9 @@ class Call(Protocol):
         """The loop time after which nobody waits for the answer."""
         ...
 
+    endless: bool
+    """Set by a handler that from here on waits for what may never come: a server that ends does not wait for it."""
+
     def set_trailer(self, key: str, value: str | bytes) -> None:
         """Add trailing metadata."""
         ...

@@ -255,9 +255,11 @@ class Connection(Answering):
     # The end
 
     def drain(self) -> None:
-        """Let no new calls come; the connection closes after the last."""
+        """Let no new calls come; the connection closes after the last. Endless calls are told to try elsewhere."""
         self._draining = True
         self._h2.drain()
+        for call in [call for call in self._calls.values() if call.endless]:
+            self.fail(call, errors.Unavailable("the server is ending"))
         self.flush()
 
     def _close_if_drained(self) -> None:
