@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import leftovers
 from tests.support.census import Census
 from tests.support.peers import Daemon, wait_for
 
@@ -63,7 +64,12 @@ def test_many_restarts(house: Daemon, busybox: str) -> None:
     ctr(house, "run", "-d", busybox, "by-ctr", "sleep", "100000")
     ids.add("by-ctr")
     for number in range(RESTARTS):
-        (house.stop if number % 5 == 4 else house.kill)()
+        if number % 5 == 4:
+            assert house.process is not None
+            house.process.send_signal(signal.SIGTERM)
+            house.process.wait(30)
+        else:
+            house.kill()
         house.start()
         assert running(house) == ids
         if number % 5 == 0:
@@ -109,11 +115,12 @@ def test_waiters_and_subscribers_after_a_restart(house: Daemon, busybox: str) ->
     script = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done"
     portside(house, "run", "-d", "--name", "ends", busybox, "sh", "-c", script)
     wait_for(lambda: "ready" in portside(house, "logs", "ends"), "the trap")
-    id = json.loads(portside(house, "inspect", "ends"))[0]["Id"]
-    shim = json.loads((house.state / "io.containerd.runtime.v2.task" / NAMESPACE / id / "state.json").read_text())
     pid = pid_of(house, "ends")
     house.kill()
-    os.kill(shim["shim"]["pid"], signal.SIGSTOP)
+    shims = list(leftovers.processes(f"portside-shim -namespace {NAMESPACE} "))
+    assert shims
+    for shim in shims:
+        os.kill(shim, signal.SIGSTOP)
     os.kill(pid, signal.SIGTERM)
     wait_for(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z", "the end")
     house.start()
@@ -123,7 +130,8 @@ def test_waiters_and_subscribers_after_a_restart(house: Daemon, busybox: str) ->
         subprocess.Popen([*command, "wait", "ends"], stdout=subprocess.PIPE) as waiter,
     ):
         wait_for(lambda: _connections(house) >= 2, "both to be connected")
-        os.kill(shim["shim"]["pid"], signal.SIGCONT)
+        for shim in shims:
+            os.kill(shim, signal.SIGCONT)
         assert waiter.communicate(timeout=30)[0] == b"7\n"
         assert events.stdout is not None
         event = json.loads(events.stdout.readline())
@@ -136,6 +144,27 @@ def _connections(daemon: Daemon) -> int:
     """Connections to the daemon's socket that have been accepted (column 6: state 03)."""
     rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
     return sum(1 for row in rows if row[-1] == str(daemon.socket) and row[5] == "03")
+
+
+def test_who_waits_does_not_keep_the_daemon(house: Daemon, busybox: str) -> None:
+    """They are told, and the container goes on."""
+    command = [sys.executable, "-m", "portside.cli.main", "-a", str(house.socket), "-n", NAMESPACE]
+    script = "echo ready; while :; do sleep 0.1; done"
+    with subprocess.Popen(
+        [*command, "run", "--name", "on", busybox, "sh", "-c", script],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as client:  # fmt: skip
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"ready\n"
+        wait_for(lambda: "on" in portside(house, "ps"), "the start to be known")
+        assert house.process is not None
+        house.process.send_signal(signal.SIGTERM)
+        _, said = client.communicate(timeout=30)
+        assert (client.returncode, len(said.splitlines())) == (125, 1), said
+    house.process.wait(30)
+    house.start()
+    assert portside(house, "ps", "-q")
+    portside(house, "rm", "-f", "on")
 
 
 def test_the_machine_was_switched_off(house: Daemon, busybox: str) -> None:

@@ -53,12 +53,17 @@ class Census:
     def check(self, seconds: float = 10) -> None:
         """What was there then is there now and nothing else, soon."""
         try:
-            wait_for(lambda: self.count() == self._before, "what is left to go", seconds / SLOWNESS)
+            wait_for(lambda: not self._left() and not self._lost(), "what is left to go", seconds / SLOWNESS)
         except pytest.fail.Exception:
-            now = self.count()
-            left = {kind: sorted(now[kind] - self._before[kind]) for kind in now if now[kind] - self._before[kind]}
-            lost = {kind: sorted(self._before[kind] - now[kind]) for kind in now if self._before[kind] - now[kind]}
-            pytest.fail(f"left: {left}; lost: {lost}\n{self._daemon.log.read_text()[-3000:]}")
+            pytest.fail(f"left: {self._left()}; lost: {self._lost()}\n{self._daemon.log.read_text()[-3000:]}")
+
+    def _left(self) -> dict[str, list[str]]:
+        now = self.count()
+        return {kind: sorted(now[kind] - self._before[kind]) for kind in now if now[kind] - self._before[kind]}
+
+    def _lost(self) -> frozenset[str]:
+        """Images that should have stayed. Of the rest, what was on its way out may have been counted before."""
+        return self._before["images ls -q"] - self.count()["images ls -q"]
 
 
 def descriptors(pid: int) -> list[str]:
@@ -75,14 +80,14 @@ def descriptors(pid: int) -> list[str]:
 def zygote_of(pid: int) -> int:
     """The pid of a daemon's zygote."""
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        if b"zygote.py" in Path(f"/proc/{child}/cmdline").read_bytes():
+        if b"portside-zygote" in Path(f"/proc/{child}/cmdline").read_bytes():
             return int(child)
     return _zygote_by_parent(pid)
 
 
 def _zygote_by_parent(pid: int) -> int:
     """The thread that started it may not be the first one."""
-    for other in leftovers.processes("zygote.py"):
+    for other in leftovers.processes("portside-zygote"):
         try:
             if int(Path(f"/proc/{other}/stat").read_text().rpartition(")")[2].split()[1]) == pid:
                 return other

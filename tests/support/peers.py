@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from portside.shim.record import start_time
 
 SLOWNESS = float(os.environ.get("PORTSIDE_TEST_SLOWNESS") or 1)
 """Deadlines in tests are multiplied by this: emulated machines are slow."""
@@ -122,9 +125,19 @@ class Daemon:
         self.process.wait()
 
     def stop(self) -> None:
-        """SIGTERM."""
+        """SIGTERM; containers that a failed test has left are killed with their shims."""
         if self.process is not None:
             stop(self.process)
+        for record in self.state.glob("io.containerd.runtime.v2.task/*/*/state.json"):
+            try:
+                found = json.loads(record.read_text())
+                for process in (*found["processes"].values(), found["shim"]):
+                    if (
+                        process["pid"] > 0 and start_time(process["pid"]) == process["start"]
+                    ):  # not another one's by now
+                        os.kill(process["pid"], signal.SIGKILL)
+            except (OSError, ValueError, KeyError):
+                continue
 
     def ctr(self, *words: str, check: bool = True, **kwargs: object) -> subprocess.CompletedProcess[str]:
         """Debian's ctr against our socket."""
