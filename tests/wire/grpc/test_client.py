@@ -394,6 +394,27 @@ async def test_a_silent_server_is_found_out(tmp_path: Path) -> None:
     server.close()
 
 
+async def test_a_channel_that_is_closed_while_it_connects(tmp_path: Path) -> None:
+    ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1 << 16):
+            pass
+        writer.close()
+        ended.set()
+
+    async with await asyncio.start_unix_server(serve, tmp_path / "s"):
+        channel = Channel(str(tmp_path / "s"))
+        calling = asyncio.ensure_future(channel.unary(SERVICE + "Unary", b"", None, timeout=20))
+        while not channel._connecting.locked():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await channel.close()
+        async with asyncio.timeout(20):
+            with pytest.raises(Unavailable, match="closed"):
+                await calling
+            await ended.wait()
+
+
 @pytest.mark.parametrize("server", SERVERS)
 async def test_keepalive_leaves_a_living_server_alone(tmp_path: Path, probe: Probe, server: str) -> None:
     async with SERVERS[server](str(tmp_path / "s"), probe):

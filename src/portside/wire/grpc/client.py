@@ -185,7 +185,9 @@ class Channel:
             return
         async with self._connecting:
             if self._link is None or not self._link.usable:
-                self._link = await self._dial()
+                self._link = link = await self._dial()
+                if self._closed:  # meanwhile; the next attempt says so
+                    link.close()
 
     async def _dial(self) -> _Link:
         if self._closed:
