@@ -24,7 +24,7 @@ install_packages() {
     # The services of these packages are not wanted: the tests start private ones.
     local policy=/usr/sbin/policy-rc.d made=
     if [ ! -e $policy ]; then printf '#!/bin/sh\nexit 101\n' >$policy; chmod 755 $policy; made=1; fi
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
     [ -z "$made" ] || rm -f $policy
 }
 
