@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from portside.errors import PortsideError
-from portside.linux import syscalls
-from portside.runtime import devices, exec, group, hooks, init, maker, masks, mounts, program
+from portside.linux import pidfd, syscalls
+from portside.runtime import devices, dialogue, exec, group, hooks, init, maker, masks, mounts, program
 from portside.runtime import root as roots
 from portside.runtime.container import Container, Stdio
-from tests.runtime.box import Box, finish
+from tests.runtime.box import Box, finish, namespaces
 from tests.support import bundles, leftovers
 
 
@@ -158,3 +158,28 @@ def test_init_leaves_when_its_maker_goes(box: Box) -> None:
         assert container._channel is not None
         container._channel.close()
         assert finish(container.init) == 1
+
+
+def pid_after_the_end(self: dialogue.Channel, kind: bytes, payload: bytes = b"", fd: int = -1) -> None:
+    """``Channel.send`` of a process in between that is slow: it tells the child's pid when the child has ended."""
+    if kind == dialogue.PID:
+        child = os.pidfd_open(int(payload))
+        pidfd.wait_exit(child)
+        os.close(child)
+    _send(self, kind, payload, fd)
+
+
+_send = dialogue.Channel.send
+
+
+def test_a_failure_that_arrives_before_the_pid(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    with box.running() as container:
+        with nothing_left(box), monkeypatch.context() as patch:
+            patch.setattr(dialogue.Channel, "send", pid_after_the_end)
+            with pytest.raises(PortsideError, match="executable file not found"):
+                container.exec(bundles.process("nothing"), Stdio())
+        change = namespaces("ipc", "uts", "mount", "network", pid=f"/proc/{container.init.pid}/ns/pid")
+        with nothing_left(box), monkeypatch.context() as patch:
+            patch.setattr(dialogue.Channel, "send", pid_after_the_end)
+            with pytest.raises(PortsideError, match="executable file not found"):
+                box.run(box.spec("nothing", change=change))

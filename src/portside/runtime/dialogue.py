@@ -98,6 +98,10 @@ class Channel:
             if found != JOINED:
                 raise RuntimeFailure("read from the other side", reason=f"unexpected message {found!r}")
 
+    def hang_up(self) -> None:
+        """Send nothing more: the other side sees the end of file; what it has sent can still be received."""
+        self._socket.shutdown(_socket.SHUT_WR)
+
     def close(self) -> None:
         """Close this end; the other side sees the end of file."""
         self._socket.close()

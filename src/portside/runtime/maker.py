@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 # Groups that have groups below with controllers, other restrictions of version 2, kernels before 5.7.
 _NO_CLONE_INTO = (errno.EBUSY, errno.EOPNOTSUPP, errno.E2BIG, errno.EINVAL)
 
+# Seconds that a process in between may take to go; it has next to nothing to do.
+_BETWEEN_TIMEOUT = 5
+
 
 class Undo:
     """What has to be taken back after a failure, last first; each piece is tried whatever happens to the others."""
@@ -95,12 +98,7 @@ class Child:
     def destroy(self) -> None:
         """Kill and reap it, close what is open."""
         if self.between is not None:
-            if self.pidfd == self.between[1]:
-                self.pid = self.pidfd = -1
-            _kill(self.between[1])
-            self._reap_between()
-            if self.pid < 0:
-                self._find_child()
+            self._end_between(self.between[1])
         for _, _, fd in self._early:
             if fd >= 0:
                 os.close(fd)
@@ -115,16 +113,27 @@ class Child:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
 
-    def _find_child(self) -> None:
-        """The process in between may have made the real one, and told so, before it was killed."""
-        try:
-            kind, payload, fd = self.channel.receive(wait=False)
-        except (PeerGone, BlockingIOError):
-            return
-        if fd >= 0:
-            os.close(fd)
-        if kind == dialogue.PID:
-            self.pid = int(payload)
+    def _end_between(self, pidfd: int) -> None:
+        """Reap the process in between and learn of the real child, which is ours to reap.
+
+        A failure of the child may arrive before its pid, so the process in between is not killed but left to say it; at
+        the end of file it goes by itself.
+        """
+        if self.pidfd == pidfd:
+            self.pid = self.pidfd = -1
+        self.channel.hang_up()
+        if not pidfds.wait_exit(pidfd, _BETWEEN_TIMEOUT):
+            _kill(pidfd)
+        self._reap_between()
+        while self.pid < 0:
+            try:
+                kind, payload, fd = self.channel.receive(wait=False)
+            except (PeerGone, BlockingIOError):
+                return
+            if fd >= 0:
+                os.close(fd)
+            if kind == dialogue.PID:
+                self.pid = int(payload)
 
 
 def _kill(pidfd: int) -> None:
