@@ -11,13 +11,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.registry.conftest import Server
-from tests.support import images, peers
+from tests.support import images, leftovers, peers
 from tests.support.census import Census, descriptors, zygote_of
 from tests.support.disks import fill_up, small_disk
 from tests.support.peers import Daemon, wait_for
@@ -73,10 +73,7 @@ def house(daemon: Daemon, busybox: str, tmp_path_factory: pytest.TempPathFactory
     house.portside("run", "--rm", busybox, "true")
     house.ctr("run", "--rm", busybox, "first", "true")
     yield house
-    for directory, _, _ in os.walk("/sys/fs/cgroup", topdown=False):
-        if directory.endswith(f"/{NAMESPACE}"):
-            with suppress(OSError):
-                os.rmdir(directory)
+    leftovers.remove_empty_cgroups(NAMESPACE)
 
 
 def test_normal_lives(house: House) -> None:
@@ -340,6 +337,7 @@ def test_daemon_killed_while_containers_are_made(own_daemon: Daemon, busybox: st
             house.portside("rm", "-f", *ids, check=False)
     house.remove_fifos_of_the_dead()
     census.check(20)
+    leftovers.remove_empty_cgroups(NAMESPACE)
 
 
 # A full disk

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,11 @@ def numbers(daemon: Daemon, name: str) -> list[int]:
 
 
 @pytest.fixture
-def house(own_daemon: Daemon, busybox: str) -> Daemon:
+def house(own_daemon: Daemon, busybox: str) -> Iterator[Daemon]:
     portside(own_daemon, "pull", "-q", busybox)
     portside(own_daemon, "run", "--rm", busybox, "true")
-    return own_daemon
+    yield own_daemon
+    leftovers.remove_empty_cgroups(NAMESPACE)
 
 
 def test_many_restarts(house: Daemon, busybox: str) -> None:

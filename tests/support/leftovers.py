@@ -32,6 +32,16 @@ def cgroups(word: str) -> set[str]:
     }  # the mount points themselves do not have it
 
 
+def remove_empty_cgroups(name: str) -> None:
+    """Remove what runtimes leave by custom: the parent, called ``name``, of containers' groups that are gone."""
+    for directory, _, _ in os.walk("/sys/fs/cgroup", topdown=False):
+        if directory.endswith(f"/{name}"):
+            try:
+                os.rmdir(directory)
+            except OSError:
+                continue
+
+
 def fifos(directory: Path) -> set[str]:
     """Fifos and sockets below a directory."""
     return {str(path) for path in directory.rglob("*") if path.is_fifo() or path.is_socket()}
