@@ -23,15 +23,30 @@ async def shim_pid(engine: Engine, id: str) -> int:
 
 
 @contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
+def stopped(*pids: int) -> Iterator[None]:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGCONT)
+            except ProcessLookupError:
+                pass
+
+
+def worker(keeper: int) -> int:
+    """The pid of a shim's worker; 0 while it sleeps."""
+    for child in Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split():
         try:
-            os.kill(pid, signal.SIGCONT)
-        except ProcessLookupError:
-            pass
+            # Not a container's first process, which has our name until it is started.
+            ours = os.readlink(f"/proc/{child}/ns/pid") == os.readlink("/proc/self/ns/pid")
+            if ours and Path(f"/proc/{child}/comm").read_text() == "portside-shim\n":
+                return int(child)
+        except FileNotFoundError:
+            continue
+    return 0
 
 
 async def test_containers_go_on_without_daemon_and_zygote(engine: Engine, tmp_path: Path) -> None:
@@ -124,7 +139,8 @@ async def test_a_shim_that_says_nothing_holds_nobody_up(engine: Engine, monkeypa
     monkeypatch.setattr("portside.supervisor.supervisor.ADOPT_TIMEOUT", 0.2)
     await engine.run("mute", "sleep", "1000")
     await engine.run("other", "sleep", "1000")
-    with stopped(await shim_pid(engine, "mute")):
+    keeper = await shim_pid(engine, "mute")
+    with stopped(keeper, worker(keeper)):
         await engine.restart()
         assert (await (await engine.task("other")).state()).status == Status.RUNNING
         mute = await engine.task("mute")

@@ -12,22 +12,9 @@ import pytest
 from portside.core.tasks import Status
 from tests.shim.test_logfile import replay
 from tests.supervisor.conftest import Client, Engine, eventually
-from tests.supervisor.test_restart import gone, shim_pid
+from tests.supervisor.test_restart import gone, shim_pid, worker
 
 ENDS = "trap 'echo bye; exit 3' TERM; echo hello; while :; do sleep 1000 & wait; done"
-
-
-def worker(keeper: int) -> int:
-    """The pid of a shim's worker; 0 while it sleeps."""
-    for child in Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split():
-        try:
-            # Not a container's first process, which has our name until it is started.
-            ours = os.readlink(f"/proc/{child}/ns/pid") == os.readlink("/proc/self/ns/pid")
-            if ours and Path(f"/proc/{child}/comm").read_text() == "portside-shim\n":
-                return int(child)
-        except FileNotFoundError:
-            continue
-    return 0
 
 
 async def asleep(keeper: int) -> None:

@@ -18,7 +18,7 @@ class NotQuiet(Exception):
 
 
 class Freezing:
-    """Takes descriptors; those to be watched wake the next worker when they are readable."""
+    """Takes descriptors; those to be watched wake the next worker."""
 
     __slots__ = ("fds", "peers", "watched")
 
@@ -28,8 +28,8 @@ class Freezing:
         self.peers: dict[int, int] = {}
         """Connections (by ``id``) and their places, for calls that wait."""
 
-    def put(self, fd: int, watch: bool = False) -> int:
-        """The place of ``fd``; -1 for -1."""
+    def put(self, fd: int, watch: int = 0) -> int:
+        """The place of ``fd``, to be watched for ``watch`` (POLLIN, POLLPRI); -1 for -1."""
         if fd < 0:
             return -1
         self.fds.append(fd)

@@ -15,7 +15,7 @@ from portside.runtime import dialogue
 from portside.runtime.container import Container, Process, _filters
 from portside.runtime.failure import RuntimeFailure
 from portside.runtime.spec import HOOK_KINDS, Spec
-from portside.shim.loop import READ, close_fd
+from portside.shim.loop import close_fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def freeze_oom(ice: Freezing, watch: OomWatch) -> Values:
     values = dict(vars(watch))
     for name in ("_fd", "_control"):
         if name in values:
-            values[name] = ice.put(values[name], watch=name == "_fd" and watch.events == READ)
+            values[name] = ice.put(values[name], watch.events if name == "_fd" else 0)
     return {"version": 1 if isinstance(watch, OomWatchV1) else 2, "values": values}
 
 

@@ -76,7 +76,7 @@ def keep(listener: int, first_timeout: float) -> Wake | None:
     exits: list[tuple[int, int, int]] = []
     while True:
         if not exits:
-            exits = sleep(reader, listener, [fd for fd, watch in zip(fds, watched, strict=True) if watch], timeout)
+            exits = sleep(reader, listener, [pair for pair in zip(fds, watched, strict=True) if pair[1]], timeout)
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         worker = _fork()
         if not worker:
@@ -115,12 +115,15 @@ def handle_signals() -> None:
         signals.handle(number, _nothing)
 
 
-def sleep(reader: _socket.socket, listener: int, fds: list[int], timeout: float) -> list[tuple[int, int, int]]:
-    """Wait until there is something to do; the children that ended, if that is it."""
+def sleep(
+    reader: _socket.socket, listener: int, watched: list[tuple[int, int]], timeout: float
+) -> list[tuple[int, int, int]]:
+    """Wait until there is something to do (``watched``: descriptor, events); the children that ended, if that is it."""
     poller = select.poll()
     poller.register(reader.fileno(), select.POLLIN)
-    for fd in (listener, *fds):
-        poller.register(fd, select.POLLIN)
+    poller.register(listener, select.POLLIN)
+    for fd, events in watched:
+        poller.register(fd, events)
     until = time.monotonic() + timeout
     while True:
         left = max(0.0, until - time.monotonic())

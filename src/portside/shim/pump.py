@@ -78,7 +78,7 @@ class Pump:
         """See ``frozen.py``; a pump that waits for its sink is not quiet."""
         if self._waiting or self.finished:
             raise NotQuiet
-        return {"source": ice.put(self._source, watch=True), "sink": self.sink.freeze(ice)}
+        return {"source": ice.put(self._source, watch=READ), "sink": self.sink.freeze(ice)}
 
     def _readable(self, _ready: int) -> None:
         if not self._waiting and not self.finished:

@@ -170,7 +170,7 @@ def _play_keeper() -> None:
     quiet, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     quiet.setblocking(False)
     theirs.send(b"message")
-    keeper.sleep(quiet, ours.fileno(), [ours.fileno()], 1.0)
+    keeper.sleep(quiet, ours.fileno(), [(ours.fileno(), READ)], 1.0)
     while keeper.receive(ours, 4096) is not None:
         pass
     for end in (ours, theirs, quiet, other):

@@ -169,7 +169,7 @@ class Connection:
         """See ``frozen.py``."""
         if self._out or self._protocol.pending:
             raise NotQuiet
-        return {"fd": ice.put(self._socket.fileno(), watch=True), "protocol": self._protocol.save()}
+        return {"fd": ice.put(self._socket.fileno(), watch=READ), "protocol": self._protocol.save()}
 
     @classmethod
     def thaw(cls, loop: Loop, server: Server, ice: Thawing, values: Values) -> Connection:
