@@ -1,6 +1,7 @@
 """What every event service must do (core/events.EventService). Fixture: ``backend``."""
 
 import asyncio
+import os
 
 import pytest
 
@@ -104,6 +105,18 @@ class EventContract:
             ("/images/update", "containerd.services.images.v1.ImageUpdate"),
             ("/images/delete", "containerd.services.images.v1.ImageDelete"),
         ]
+        await subscription.aclose()
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="snapshots belong to root")
+    async def test_views_are_not_told_of(self, backend, subscribed):
+        subscription = await subscribed('topic~="^/snapshot/"')
+        snapshots = backend.bind("ns").snapshotter("native")
+        await snapshots.prepare("making")
+        await snapshots.commit("layer", "making")
+        await snapshots.view("look", "layer")
+        await snapshots.remove("look")
+        topics = [event.topic for event in await self.rest(subscription, 3)]
+        assert topics == ["/snapshot/prepare", "/snapshot/commit", "/snapshot/remove"]
         await subscription.aclose()
 
     async def test_filters_see_into_events(self, backend, subscribed):

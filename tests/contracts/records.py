@@ -83,6 +83,17 @@ class ImageContract:
         with pytest.raises(InvalidArgument):
             await store.update(new, ["name"])
 
+    async def test_an_update_of_labels_need_not_tell_the_target(self, store):
+        await store.create(IMAGE)
+        labels_only = Image(IMAGE.name, Descriptor("", Digest(), 0), {"c": "d"})
+        updated = await store.update(labels_only, ["labels.c"])
+        assert (updated.target, updated.labels) == (TARGET, {"a": "b", "c": "d"})
+        for paths in ((), ("target",)):
+            with pytest.raises(InvalidArgument):
+                await store.update(labels_only, paths)
+        with pytest.raises(InvalidArgument):
+            await store.update(replace(IMAGE, name=""))
+
     async def test_update_of_all(self, store):
         await store.create(IMAGE)
         new = Image(IMAGE.name, Descriptor(MANIFEST, Digest.of(b"other"), 5), {})
@@ -136,6 +147,8 @@ class ContainerContract:
                 await call("box")
         with pytest.raises(NotFound):
             await store.update(CONTAINER, ["labels"])
+        with pytest.raises(InvalidArgument):
+            await store.update(replace(CONTAINER, id=""), ["labels"])
         await store.create(CONTAINER)
         with pytest.raises(AlreadyExists):
             await store.create(CONTAINER)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from portside.core.labels import SNAPSHOT_REF
 from portside.core.snapshots import Kind, SnapshotInfo
 from portside.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 
@@ -72,6 +73,18 @@ class SnapshotterContract:
         with pytest.raises(AlreadyExists):
             await snapshots.commit("layer", "key")
         assert (await snapshots.stat("key")).kind == Kind.ACTIVE
+
+    async def test_a_commit_that_is_tried_again_says_that_it_was_done(self, snapshots):
+        await layers(snapshots, "layer")
+        with pytest.raises(AlreadyExists):
+            await snapshots.commit("layer", "making layer")
+
+    async def test_what_is_there_need_not_be_prepared_again(self, snapshots):
+        await layers(snapshots, "chain")
+        with pytest.raises(AlreadyExists):
+            await snapshots.prepare("extract", labels={SNAPSHOT_REF: "chain"})
+        await snapshots.prepare("extract", labels={SNAPSHOT_REF: "other chain"})
+        await snapshots.view("look", "chain", labels={SNAPSHOT_REF: "chain"})
 
     async def test_states_that_do_not_fit(self, snapshots):
         await layers(snapshots, "layer")

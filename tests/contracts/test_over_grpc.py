@@ -8,11 +8,14 @@ import pytest
 from portside.api.containerd.methods import containerd_methods
 from portside.remote.backend import RemoteBackend
 from portside.wire.grpc.server import GrpcServer
+from portside.wire.pb.containerd.services.namespaces.v1 import namespace_pb2
 from tests.contracts.content import ContentContract
 from tests.contracts.events import EventContract
 from tests.contracts.local import LocalBackend
 from tests.contracts.records import ContainerContract, ImageContract, LeaseContract, NamespaceContract
 from tests.contracts.snapshotter import SnapshotterContract
+
+NAMESPACES = "/containerd.services.namespaces.v1.Namespaces"
 
 
 @pytest.fixture
@@ -55,7 +58,18 @@ class TestLeases(LeaseContract):
 
 
 class TestNamespaces(NamespaceContract):
-    pass
+    async def test_one_to_come_has_no_labels(self, backend):
+        """Go's client looks there for the default snapshotter before it makes a first object, and ends at an error."""
+        request = namespace_pb2.GetNamespaceRequest(name="to-come")
+        answer = await backend.channel.unary(f"{NAMESPACES}/Get", request, namespace_pb2.GetNamespaceResponse)
+        assert answer.namespace == namespace_pb2.Namespace(name="to-come")
+
+    @pytest.mark.parametrize("labels", [{"c": "d"}, {}])
+    async def test_an_update_without_mask_replaces_all_labels(self, backend, store, labels):
+        await store.create("mine", {"a": "b"})
+        request = namespace_pb2.UpdateNamespaceRequest(namespace=namespace_pb2.Namespace(name="mine", labels=labels))
+        await backend.channel.unary(f"{NAMESPACES}/Update", request, namespace_pb2.UpdateNamespaceResponse)
+        assert await store.labels("mine") == labels
 
 
 class TestSnapshotter(SnapshotterContract):

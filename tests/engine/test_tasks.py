@@ -115,9 +115,12 @@ async def test_errors_have_containerds_meanings(world: World) -> None:
         await world.tasks.wait("c", "missing")
     with pytest.raises(FailedPrecondition):
         await world.tasks.resize("c", 80, 24)
+    spec = AnyMessage(PROCESS, bundles.dump(bundles.process("true")))
+    for odd in ("a b", "../e", "e" * 77):
+        with pytest.raises(InvalidArgument):
+            await world.tasks.exec("c", odd, spec, TaskIO())
     await world.tasks.kill("c", 9)
     await world.tasks.wait("c")
-    spec = AnyMessage(PROCESS, bundles.dump(bundles.process("true")))
     with pytest.raises(FailedPrecondition):
         await world.tasks.exec("c", "e", spec, TaskIO())
     await world.tasks.delete("c")

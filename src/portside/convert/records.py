@@ -16,6 +16,7 @@ from portside.core.content import ContentInfo, IngestStatus
 from portside.core.images import Image
 from portside.core.leases import Lease, Resource
 from portside.core.snapshots import Kind, SnapshotInfo
+from portside.oci.descriptor import Descriptor
 from portside.oci.digest import Digest
 from portside.wire.pb.containerd.services.containers.v1 import containers_pb2
 from portside.wire.pb.containerd.services.content.v1 import content_pb2
@@ -71,10 +72,12 @@ def image_to_pb(image: Image) -> images_pb2.Image:
 
 
 def image_from_pb(message: images_pb2.Image) -> Image:
-    """InvalidArgument if the target is not a descriptor."""
+    """InvalidArgument if the target is not a descriptor; one without digest is kept, for updates of something else."""
+    target = message.target
+    empty = Descriptor(target.media_type, Digest(), target.size, dict(target.annotations))
     return Image(
         message.name,
-        descriptor_from_pb(message.target),
+        descriptor_from_pb(target) if target.digest else empty,
         dict(message.labels),
         timestamp_from_pb(message.created_at),
         timestamp_from_pb(message.updated_at),

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from portside.core.anymessage import AnyMessage
 from portside.core.containers import ContainerStore
 from portside.core.filters import Adaptor, compile_filters
+from portside.core.labels import check_identifier
 from portside.core.mount import Mount
 from portside.core.tasks import Exit, Metric, Process, ProcessInfo, TaskIO
 from portside.errors import FailedPrecondition, InvalidArgument, PortsideError, Unimplemented
@@ -81,7 +82,8 @@ class Tasks:
         return await (await self._task(container_id)).start(exec_id)
 
     async def exec(self, container_id: str, exec_id: str, spec: AnyMessage, io: TaskIO) -> None:
-        """See ``TaskService``; FailedPrecondition unless the task is running."""
+        """See ``TaskService``; FailedPrecondition unless the task is running; InvalidArgument for an odd id."""
+        check_identifier(exec_id, "exec")
         task = await self._task(container_id)
         await task.call("Exec", {"exec_id": exec_id, "spec": _any_fields(spec), **_io_fields(io)})
 

@@ -63,6 +63,8 @@ class Containers:
 
     async def update(self, container: Container, fieldpaths: Sequence[str] = ()) -> Container:
         """Change what ``fieldpaths`` name, all that may change without one; NotFound; InvalidArgument for the rest."""
+        if not container.id:
+            raise InvalidArgument("update container: which one is not said")
 
         def change(tx: Transaction) -> Container:
             old = tx.get(CONTAINERS, self._scope, container.id)

@@ -55,7 +55,12 @@ class Images:
         return await self._db.write(change)
 
     async def update(self, image: Image, fieldpaths: Sequence[str] = ()) -> Image:
-        """Change ``labels``, ``target``, ``annotations``, one key of a map with ``.<key>``; all without paths."""
+        """Change ``labels``, ``target``, ``annotations``, one key of a map with ``.<key>``; all without paths.
+
+        NotFound; InvalidArgument without a name, for another path, or for what the image would become.
+        """
+        if not image.name:
+            raise InvalidArgument("update image: which one is not said")
 
         def change(tx: Transaction) -> Image:
             old = tx.get(IMAGES, self._scope, image.name)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from portside.core.filters import snapshot_fields
+from portside.core.labels import SNAPSHOT_REF
 from portside.core.leases import Resource
 from portside.core.mount import Mount
 from portside.core.snapshots import Kind, SnapshotDriver, SnapshotInfo, Usage
@@ -128,7 +129,8 @@ class Snapshots:
         return self._find(key).info
 
     async def update(self, info: SnapshotInfo, fieldpaths: Sequence[str] = ()) -> SnapshotInfo:
-        """Change labels; NotFound; InvalidArgument for another path."""
+        """Change labels; NotFound; InvalidArgument for another path, or without a name."""
+        _check_key(info.name)
 
         def change(tx: Transaction) -> SnapshotInfo:
             old = self._found(tx, info.name)
@@ -157,7 +159,10 @@ class Snapshots:
         return self._driver.mounts(snapshot.number, snapshot.info.kind, self._parents(snapshot.info.parent))
 
     async def prepare(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> tuple[Mount, ...]:
-        """AlreadyExists; NotFound for the parent; InvalidArgument if the parent is not committed."""
+        """AlreadyExists, also if a snapshot has the name that the label ``SNAPSHOT_REF`` says this is to have.
+
+        NotFound for the parent; InvalidArgument if the parent is not committed.
+        """
         return await self._keeper.background.finish(self._create(key, parent, Kind.ACTIVE, new_labels(labels)))
 
     async def view(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> tuple[Mount, ...]:
@@ -188,6 +193,9 @@ class Snapshots:
 
     async def _create(self, key: str, parent: str, kind: Kind, labels: dict[str, str]) -> tuple[Mount, ...]:
         _check_key(key)
+        target = labels.get(SNAPSHOT_REF, "") if kind == Kind.ACTIVE else ""
+        if target and self._db.state.get(SNAPSHOTS, self._scope, target) is not None:
+            raise AlreadyExists(f"target snapshot {target!r}: already exists")
         if self._db.state.get(SNAPSHOTS, self._scope, key) is not None:
             raise AlreadyExists(f"snapshot {key!r}: already exists")
         parents = self._parents(parent)
@@ -202,6 +210,8 @@ class Snapshots:
             tx.put(SNAPSHOTS, self._scope, key, Snapshot(info, number))
             tx.put(COUNTERS, (), self._keeper.counter, max(number, tx.get(COUNTERS, (), self._keeper.counter) or 0))
             hold(tx, self._namespace, self._lease, self._resource(key))
+            if kind == Kind.VIEW:  # nothing will be committed from it: containerd tells nobody
+                return
             fields = {"key": key, "parent": parent, "snapshotter": self._keeper.name}
             tx.emit(self._namespace, "/snapshot/prepare", "containerd.events.SnapshotPrepare", fields)
 
@@ -214,8 +224,11 @@ class Snapshots:
         return self._driver.mounts(number, kind, parents)
 
     async def _commit(self, name: str, key: str, labels: dict[str, str]) -> None:
+        taken = self._db.state.get(SNAPSHOTS, self._scope, name)
+        if taken is not None and self._db.state.get(SNAPSHOTS, self._scope, key) is None:
+            raise AlreadyExists(f"commit snapshot {key!r}: {name!r} already exists")  # a commit that is tried again
         snapshot = self._find(key)
-        self._check_commit(name, snapshot, self._db.state.get(SNAPSHOTS, self._scope, name))
+        self._check_commit(name, snapshot, taken)
         try:
             usage = await in_thread(self._driver.commit, snapshot.number, sync=True)
         except OSError as error:

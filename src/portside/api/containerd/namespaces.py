@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from portside.api.context import paths
 from portside.core.services import Backend
-from portside.errors import InvalidArgument
+from portside.errors import InvalidArgument, NotFound
 from portside.wire.grpc.service import Call, inline
 from portside.wire.pb.containerd.services.namespaces.v1 import namespace_pb2 as pb
 from portside.wire.pb.google.protobuf import empty_pb2
@@ -19,11 +21,20 @@ class NamespacesService:
         self._namespaces = backend.namespaces
 
     async def _namespace(self, name: str) -> pb.Namespace:
-        return pb.Namespace(name=name, labels=await self._namespaces.labels(name))
+        return pb.Namespace(name=name, labels=await self._labels(name))
+
+    async def _labels(self, name: str) -> Mapping[str, str]:
+        try:
+            return await self._namespaces.labels(name)
+        except NotFound:
+            return {}
 
     @inline
     async def get(self, request: pb.GetNamespaceRequest, call: Call) -> pb.GetNamespaceResponse:
-        """One by name."""
+        """One by name; one that is not there yet has no labels.
+
+        Clients look for the default snapshotter among the labels before they make the namespace's first object.
+        """
         return pb.GetNamespaceResponse(namespace=await self._namespace(request.name))
 
     @inline
@@ -38,17 +49,15 @@ class NamespacesService:
         return pb.CreateNamespaceResponse(namespace=await self._namespace(request.namespace.name))
 
     async def update(self, request: pb.UpdateNamespaceRequest, call: Call) -> pb.UpdateNamespaceResponse:
-        """Set labels: those named by ``labels.<key>``, or all those given."""
+        """Set labels: those named by ``labels.<key>``, or replace all of them."""
         name, labels = request.namespace.name, dict(request.namespace.labels)
-        changes = labels
-        if mask := paths(request.update_mask):
-            if any(path != "labels" and not path.startswith("labels.") for path in mask):
-                raise InvalidArgument(f"update namespace {name}: only labels can change, not {', '.join(mask)}")
-            if "labels" in mask:
-                changes = dict.fromkeys(await self._namespaces.labels(name), "") | labels
-            else:
-                keys = [path.removeprefix("labels.") for path in mask]
-                changes = {key: labels.get(key, "") for key in keys}
+        mask = paths(request.update_mask)
+        if any(path != "labels" and not path.startswith("labels.") for path in mask):
+            raise InvalidArgument(f"update namespace {name}: only labels can change, not {', '.join(mask)}")
+        if not mask or "labels" in mask:
+            changes = dict.fromkeys(await self._labels(name), "") | labels
+        else:
+            changes = {key: labels.get(key, "") for key in (path.removeprefix("labels.") for path in mask)}
         for key, value in changes.items():
             await self._namespaces.set_label(name, key, value)
         return pb.UpdateNamespaceResponse(namespace=await self._namespace(name))
