@@ -125,8 +125,23 @@ def test_exec_terminal(daemon: Daemon, box: str) -> None:
 def test_exec_detached(daemon: Daemon, box: str) -> None:
     daemon.portside("exec", "-d", box, "sh", "-c", "echo done >/tmp/detached")
     wait_for(lambda: "done" in daemon.portside("exec", box, "cat", "/tmp/detached", check=False).stdout, "the exec")
-    pids = daemon.ctr("tasks", "ps", inspect(daemon, box)["Id"]).stdout.splitlines()[1:]
-    wait_for(lambda: len(pids) <= 2, "the exec to be gone")
+    wait_for(lambda: remembered(daemon, box) == [""], "the exec to be gone and forgotten")
+
+
+def test_exec_whose_client_was_killed(daemon: Daemon, box: str) -> None:
+    words = command(daemon, "exec", box, "sh", "-c", "echo ready; while [ ! -e /tmp/go ]; do sleep 0.05; done")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"ready\n"
+        client.kill()
+    daemon.portside("exec", box, "touch", "/tmp/go")
+    wait_for(lambda: remembered(daemon, box) == [""], "the exec to be gone and forgotten")
+
+
+def remembered(daemon: Daemon, box: str) -> list[str]:
+    """The exec ids (and the empty one of the first process) that the container's shim has on record."""
+    found = daemon.state.glob(f"io.containerd.runtime.v2.task/*/{inspect(daemon, box)['Id']}/state.json")
+    return sorted(json.loads(next(found).read_text())["processes"])
 
 
 def test_exec_that_cannot_run(daemon: Daemon, box: str) -> None:

@@ -13,9 +13,10 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+from portside.client.exec import ExecOptions, exec_process
 from portside.client.labels import AUTO_REMOVE
 from portside.client.remove import discard, quietly
-from portside.client.run import finish
+from portside.client.run import Attached, finish
 from portside.core.containers import Container
 from portside.core.services import Backend, Services
 from portside.core.tasks import Exit
@@ -29,12 +30,27 @@ class AutoRemove:
 
     def __init__(self) -> None:
         self._watched: dict[tuple[str, str, str], asyncio.Task[Exit]] = {}
+        self._starting: set[asyncio.Task[tuple[str, asyncio.Task[Exit]]]] = set()
         self._made_ns = time.time_ns()
 
     def watch(self, services: Services, container: Container) -> asyncio.Task[Exit]:
         """The task that waits for the end and then removes; the same one for every caller. Await it shielded."""
         work = finish(services, container, remove_container=True)
         return self._watch((services.namespace, container.id, ""), work)
+
+    async def exec(
+        self, services: Services, container: Container, options: ExecOptions, attached: Attached | None
+    ) -> tuple[str, asyncio.Task[Exit]]:
+        """Start a process (``client.exec``) and watch it; both go on if the caller is cancelled meanwhile."""
+
+        async def start() -> tuple[str, asyncio.Task[Exit]]:
+            exec_id = await exec_process(services, container, options, attached)
+            return exec_id, self.watch_exec(services, container.id, exec_id)
+
+        starting = asyncio.create_task(start(), name=f"exec in {container.id}")
+        self._starting.add(starting)
+        starting.add_done_callback(self._started)
+        return await asyncio.shield(starting)
 
     def watch_exec(self, services: Services, container_id: str, exec_id: str) -> asyncio.Task[Exit]:
         """The same for a process that exec has started: its shim would remember every one that nobody removes."""
@@ -61,10 +77,15 @@ class AutoRemove:
 
     async def close(self) -> None:
         """Stop watching."""
-        tasks = list(self._watched.values())
+        tasks: list[asyncio.Task[Any]] = [*self._starting, *self._watched.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _started(self, task: asyncio.Task[tuple[str, asyncio.Task[Exit]]]) -> None:
+        self._starting.discard(task)
+        if not task.cancelled():
+            task.exception()  # is the caller's, who may have gone
 
     def _ended(self, key: tuple[str, str, str], task: asyncio.Task[Exit]) -> None:
         self._watched.pop(key, None)

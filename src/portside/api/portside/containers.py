@@ -11,7 +11,7 @@ from portside.api.portside.options import run_options
 from portside.api.portside.registries import registry_for
 from portside.api.portside.streaming import with_progress
 from portside.client.create import create
-from portside.client.exec import ExecOptions, exec_process
+from portside.client.exec import ExecOptions
 from portside.client.freeze import pause, resume
 from portside.client.inspect import inspect
 from portside.client.list import ContainerSummary, list_containers
@@ -20,7 +20,7 @@ from portside.client.lookup import find_container, find_image, name_of
 from portside.client.places import Places
 from portside.client.progress import ProgressCallback
 from portside.client.pull import PullOptions, pull
-from portside.client.remove import quietly, remove
+from portside.client.remove import remove
 from portside.client.run import Attached, run, stream_io
 from portside.client.signals import parse_signal
 from portside.client.start import start
@@ -90,7 +90,7 @@ class ContainerVerbs:
                 yield event
 
     async def exec(self, request: pb.ExecRequest, call: Call) -> AsyncIterator[pb.RunEvent]:
-        """A further process; followed unless detached, and removed when it has ended."""
+        """A further process; followed unless detached, and removed when it has ended, whoever is there to see it."""
         services = bound(self._backend, call)
         container = await find_container(services, request.container)
         options = ExecOptions(
@@ -99,16 +99,14 @@ class ContainerVerbs:
         )  # fmt: skip
         attached = None if request.detach else _attached(request.streams)
         try:
-            exec_id = await exec_process(services, container, options, attached)
+            exec_id, ending = await self._auto_remove.exec(services, container, options, attached)
         except (CommandNotFound, CommandNotExecutable) as error:
             yield _not_started(error)
             return
         yield pb.RunEvent(started=pb.Started(container=container.id, name=name_of(container), exec=exec_id))
         if not request.detach:
             call.endless = True
-            ended = await services.tasks.wait(container.id, exec_id)
-            await quietly(services.tasks.delete(container.id, exec_id))
-            yield _exited(ended)
+            yield _exited(await asyncio.shield(ending))
 
     async def list(self, request: pb.ListRequest, call: Call) -> pb.ListResponse:
         """What ``ps`` shows."""
