@@ -24,6 +24,7 @@ async def shim_pid(engine: Engine, id: str) -> int:
 
 @contextmanager
 def stopped(*pids: int) -> Iterator[None]:
+    assert all(pids)  # 0 would be ourselves
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:

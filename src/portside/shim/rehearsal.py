@@ -11,10 +11,14 @@ The rest is real: a loop, a socket with a peer, a queue of events with a daemon,
 from __future__ import annotations
 
 import _socket
+import json
 import os
 
 from portside.errors import PortsideError
 from portside.linux.process import dumpable
+from portside.runtime.plan import root_plan
+from portside.runtime.program import Program
+from portside.runtime.spec import Spec
 from portside.shim import keeper, record
 from portside.shim.loop import READ, Loop
 from portside.shim.outbox import Outbox
@@ -35,6 +39,56 @@ if TYPE_CHECKING:
 ROUNDS: Final = 20
 """CPython specialises a function's code after eight calls; what is called once in a round has its share, too."""
 _ID: Final = "rehearsal"
+_CAPABILITIES: Final = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_MKNOD",
+]
+_SPEC: Final = json.dumps(
+    {
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": {"uid": 0, "gid": 0, "additionalGids": [0, 10]},
+            "args": ["sh"],
+            "env": ["PATH=/usr/bin:/bin", "TERM=xterm"],
+            "cwd": "/",
+            "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), _CAPABILITIES),
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+            "noNewPrivileges": True,
+        },
+        "root": {"path": "rootfs"},
+        "hostname": "play",
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+            {
+                "destination": "/dev",
+                "type": "tmpfs",
+                "source": "tmpfs",
+                "options": ["nosuid", "mode=755", "size=65536k"],
+            },
+            {
+                "destination": "/dev/pts",
+                "type": "devpts",
+                "source": "devpts",
+                "options": ["newinstance", "ptmxmode=0666"],
+            },
+            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "mode=1777"]},
+            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
+            {"destination": "/etc/hosts", "type": "bind", "source": "/etc/hosts", "options": ["rbind", "ro"]},
+        ],
+        "linux": {
+            "cgroupsPath": "/play/play",
+            "resources": {"devices": [{"allow": False, "access": "rwm"}], "memory": {"limit": 1 << 30}},
+            "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")],
+            "maskedPaths": ["/proc/kcore", "/proc/keys"],
+            "readonlyPaths": ["/proc/sys", "/proc/irq"],
+        },
+    }
+)
 
 
 def rehearse(directory: str) -> None:
@@ -45,6 +99,7 @@ def rehearse(directory: str) -> None:
             dumpable()
             record.start_time(os.getpid())
             _play_keeper()
+            _play_runtime()
             _Day(directory).play()
     finally:
         for name in (record.NAME, f".{record.NAME}"):
@@ -162,6 +217,13 @@ class _Day:
             "direct": True, "shared_pids": False, "rootfs": {"mounted": [], "path": "", "slow": False},
         }  # fmt: skip
         done((facts, [pidfd, theirs.detach()]))
+
+
+def _play_runtime() -> None:
+    """What makers do before they clone: they begin as copies of a shim, and finish the sooner the more is known."""
+    spec = Spec(json.loads(_SPEC))
+    root_plan(spec, "/")
+    Program(spec.process, None, "", spec.personality, False)
 
 
 def _play_keeper() -> None:
