@@ -400,3 +400,29 @@ def test_no_fifos_stay(daemon: Daemon, image: str) -> None:
     daemon.portside("run", "--rm", image, "no-such-command", check=False)
     after = set(Path("/run/portside-fifo").iterdir())
     assert {path for path in after - before if path.name.startswith(f"{os.getpid()}-")} == set()
+
+
+def test_repeated_interrupts_leave_a_container_that_does_not_hear(daemon: Daemon, image: str) -> None:
+    """It hears the first, which shows that the command hands them on, and is deaf from then on."""
+    script = "trap 'trap \"\" INT; echo heard' INT; echo ready; while :; do sleep 0.1; done"
+    with Terminal(*command(daemon, "run", "--rm", "--name", "deaf", image, "sh", "-c", script)) as terminal:
+        terminal.wait_for(b"ready")
+        terminal.type(b"\x03")
+        terminal.wait_for(b"heard")
+
+        def left() -> bool:
+            if terminal.process.poll() is None:
+                terminal.type(b"\x03")
+                return False
+            return True
+
+        wait_for(left, "the command to leave")
+        assert terminal.finish() == 130
+        assert b"portside rm -f" in terminal.output
+    assert "deaf" in names(daemon)
+    daemon.portside("rm", "-f", "deaf")
+
+
+def test_help_is_a_verb(daemon: Daemon) -> None:
+    assert daemon.portside("help", "run").stdout == daemon.portside("run", "--help").stdout
+    assert daemon.portside("help").stdout == daemon.portside("--help").stdout

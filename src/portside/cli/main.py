@@ -109,9 +109,9 @@ def _run_verb(module: object, context: Context, rest: list[str]) -> int:
 
 def _advice(context: Context, error: Exception) -> str:
     """What to do about ``error``, where nearly everybody who sees it has the same thing to do."""
-    from portside.errors import PermissionDenied, Unavailable
+    from portside.errors import PermissionDenied
 
-    if isinstance(error, Unavailable) and not os.path.exists(context.address):
+    if isinstance(error.__cause__, (FileNotFoundError, ConnectionRefusedError)):
         return "; is the daemon running? (portside daemon)"
     if isinstance(error, PermissionDenied) and os.geteuid() != 0 and not os.access(context.address, os.W_OK):
         return "; are you root?"
