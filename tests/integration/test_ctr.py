@@ -186,7 +186,7 @@ def test_namespaces(daemon: Daemon) -> None:
 
 def test_namespace_in_use_is_refused(daemon: Daemon, image: str) -> None:
     refused = daemon.ctr("namespaces", "rm", "default", check=False)
-    assert "must be empty" in refused.stderr + refused.stdout
+    assert "is not empty" in refused.stderr + refused.stdout
 
 
 def test_plugins(daemon: Daemon) -> None:
