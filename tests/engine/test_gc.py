@@ -1,6 +1,7 @@
 """When garbage is collected: after a start, soon after removals, on expiry, and not while nothing happens."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,8 +10,10 @@ from portside.core.content import ContentInfo
 from portside.engine import gc
 from portside.engine.gc import Policy, Scheduler, parse_duration
 from portside.errors import InvalidArgument, ResourceExhausted
+from portside.snapshots.native import NativeDriver
 from tests.contracts.content import put
 from tests.contracts.local import LocalBackend
+from tests.contracts.records import CONTAINER, IMAGE
 
 ROOT = {"containerd.io/gc.root": "now"}
 
@@ -18,7 +21,7 @@ ROOT = {"containerd.io/gc.root": "now"}
 @pytest.fixture
 async def backend(tmp_path, monkeypatch):
     monkeypatch.setattr(gc, "QUIET", 0.01)
-    backend = LocalBackend(tmp_path, {})
+    backend = LocalBackend(tmp_path, {"native": NativeDriver(tmp_path / "native")})
     yield backend
     await backend.close()
 
@@ -64,6 +67,31 @@ async def test_a_label_that_goes_counts_as_a_removal(backend, started):
     await until(lambda: scheduler.last is not None)
     await content.update(ContentInfo(digest, 0, {}))
     await until(lambda: backend.blobs.size(digest) is None)
+
+
+async def test_work_without_a_lease_is_left_alone(backend, started):
+    """Committing, labelling and what else takes nothing away brings no collection."""
+    services = backend.bind("ns")
+    scheduler = started(Policy(startup_delay=0.0))
+    await until(lambda: scheduler.last is not None)
+    first = scheduler.last
+    digest = await put(services.content)
+    await services.content.update(ContentInfo(digest, 0, {"a": "b", "containerd.io/gc.ref.content.0": digest}))
+    await services.leases.create("lease")
+    for owner in (services, backend.bind("ns", "lease")):
+        snapshots = owner.snapshotter("native")
+        await snapshots.prepare(f"making {owner is services}")
+        await snapshots.commit(f"layer {owner is services}", f"making {owner is services}")
+        await snapshots.update(await snapshots.stat(f"layer {owner is services}"))
+    await services.images.create(IMAGE)
+    await services.images.update(replace(IMAGE, labels={"c": "d"}))
+    await services.containers.create(CONTAINER)
+    await services.containers.update(replace(CONTAINER, labels={"c": "d"}))
+    assert scheduler._time_left() is None
+    assert scheduler.last is first
+    await services.containers.update(replace(CONTAINER, snapshot_key="other"), ["snapshot_key"])
+    await until(lambda: scheduler.last is not first)
+    assert backend.blobs.size(digest) is None
 
 
 async def test_expiry_needs_no_other_event(backend, started):

@@ -27,6 +27,7 @@ RETRY = 30.0
 """Seconds after which a collection that failed, in whole or in part, is tried again."""
 _MAX_SLEEP = 60.0
 
+_LABELS = "containerd.io/gc."
 _WATCHED = (CONTAINERS, CONTENT, IMAGES, LEASES, RESOURCES, SNAPSHOTS)
 
 
@@ -157,12 +158,11 @@ class Scheduler:
         self._not_before = ended + (max(pause, RETRY) if self.error else min(pause, RETRY))
 
     def _watch(self, effects: Sequence[Effect]) -> None:
+        self._deletions += _removals(effects)
         for effect in effects:
             if effect.table not in _WATCHED:
                 continue
             self._mutations += 1
-            if effect.old is not None:
-                self._deletions += 1
             record = getattr(effect.new, "info", effect.new)
             labels = getattr(record, "labels", None)
             if labels:
@@ -174,3 +174,45 @@ class Scheduler:
     def _expires(self, end_ns: int) -> None:
         if end_ns > 0 and (not self._next_expiry_ns or end_ns < self._next_expiry_ns):
             self._next_expiry_ns = end_ns
+
+
+def _removals(effects: Sequence[Effect]) -> int:
+    """How many of ``effects`` may have left garbage: removals, and changes by which a reference went.
+
+    No others: clients that know nothing of leases pull image by image and layer by layer, and count on it that a
+    collection seldom comes between. For them a snapshot that is committed is the same one with another name.
+    """
+    made = {(effect.scope, effect.new.number) for effect in effects if _is_made(effect)}
+    renamed = {
+        (effect.scope[0], f"snapshots/{effect.scope[1]}", effect.key)
+        for effect in effects
+        if effect.table is SNAPSHOTS and effect.new is None and (effect.scope, effect.old.number) in made
+    }
+    count = 0
+    for effect in effects:
+        if effect.table not in _WATCHED or effect.old is None:
+            continue
+        if effect.new is not None:
+            count += not _references(effect.old) <= _references(effect.new)
+        elif effect.table is SNAPSHOTS:
+            count += (effect.scope[0], f"snapshots/{effect.scope[1]}", effect.key) not in renamed
+        elif effect.table is RESOURCES:
+            count += (effect.scope[0], effect.old.type, effect.old.id) not in renamed
+        else:
+            count += 1
+    return count
+
+
+def _is_made(effect: Effect) -> bool:
+    return effect.table is SNAPSHOTS and effect.old is None and effect.new is not None
+
+
+def _references(record: Any) -> set[tuple[str, str]]:
+    """What a record keeps from being garbage, itself by a label included."""
+    labels: Mapping[str, str] = getattr(getattr(record, "info", record), "labels", {})
+    found = {pair for pair in labels.items() if pair[0].startswith(_LABELS)}
+    if (target := getattr(record, "target", None)) is not None:
+        found.add(("", target.digest))
+    if key := getattr(record, "snapshot_key", ""):
+        found.add((record.snapshotter, key))
+    return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from portside.api.context import bound
 from portside.convert.basics import any_from_pb, descriptor_from_pb, mounts_from_pb, timestamp_to_pb
 from portside.convert.running import metric_to_pb, process_info_to_pb, process_to_pb
 from portside.core.services import Backend
 from portside.core.tasks import Exit, TaskIO, TaskService
-from portside.errors import InvalidArgument
+from portside.errors import FailedPrecondition, InvalidArgument
 from portside.wire.grpc.service import Call
 from portside.wire.pb.containerd.services.tasks.v1 import tasks_pb2 as pb
 from portside.wire.pb.google.protobuf import empty_pb2
@@ -73,8 +75,12 @@ class TasksService:
         return empty_pb2.Empty()
 
     async def resize_pty(self, request: pb.ResizePtyRequest, call: Call) -> empty_pb2.Empty:
-        """Tell a terminal its size."""
-        await self._tasks(call).resize(request.container_id, request.width, request.height, request.exec_id)
+        """Tell a terminal its size; a process that has none does not mind, nor does one that has ended meanwhile.
+
+        So do containerd's shims, and ``ctr`` tells its user of every other answer.
+        """
+        with suppress(FailedPrecondition):
+            await self._tasks(call).resize(request.container_id, request.width, request.height, request.exec_id)
         return empty_pb2.Empty()
 
     async def close_io(self, request: pb.CloseIORequest, call: Call) -> empty_pb2.Empty:
