@@ -33,7 +33,7 @@ from portside.shim.outbox import Outbox
 from portside.shim.record import read_file
 from portside.shim.rpc import Server
 from portside.shim.service import TaskService
-from portside.shim.task import Shim
+from portside.shim.shared import Shim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from portside.shim.maker import Made
+    from portside.shim.shared import Shim
     from portside.shim.stdio import Streams
-    from portside.shim.task import Shim
 
 MAX_SPEC: Final = 64 << 20
 """Bytes of a ``config.json``, or of an exec's process."""

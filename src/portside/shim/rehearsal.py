@@ -24,7 +24,7 @@ from portside.shim.loop import READ, Loop
 from portside.shim.outbox import Outbox
 from portside.shim.rpc import Connection, Server
 from portside.shim.service import SERVICES, TaskService
-from portside.shim.task import Shim
+from portside.shim.shared import Shim
 from portside.wire.codec import encode
 from portside.wire.tables import containerd_task
 from portside.wire.ttrpc.connection import Request, TtrpcConnection

@@ -11,7 +11,8 @@ from __future__ import annotations
 from portside.errors import AlreadyExists, InvalidArgument, NotFound, PortsideError, Unimplemented
 from portside.shim.frozen import NotQuiet
 from portside.shim.process import WaitAnswer
-from portside.shim.task import Shim, Task
+from portside.shim.shared import Shim
+from portside.shim.task import Task
 from portside.version import __version__
 from portside.wire.codec import decode, encode
 from portside.wire.tables import (

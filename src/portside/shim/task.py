@@ -1,7 +1,7 @@
 """A task: one container with its first process and those added by exec.
 
-The order in which things become known is fixed here: done, on record (``state.json``), event, answer; and for each
-process create → start → exit → delete. What does not belong here: how a container is made (``runtime/``, or
+The order in which things become known is fixed here: done, on record (``state.json``), then told; and for each process
+create → start → exit → delete. What does not belong here: how a container is made (``runtime/``, or
 ``external.py`` for another binary), the bytes of calls (``service.py``).
 """
 
@@ -24,7 +24,6 @@ from portside.shim.external import ExternalContainer
 from portside.shim.frozen import NotQuiet
 from portside.shim.held import HeldContainer, freeze_oom, thaw_oom
 from portside.shim.loop import READ
-from portside.shim.maker import Maker
 from portside.shim.process import CREATED, PAUSED, RUNNING, STOPPED, Process
 from portside.shim.recipe import MAX_SPEC, Recipe, parse_json
 from portside.shim.rootfs import Rootfs
@@ -37,61 +36,10 @@ if TYPE_CHECKING:
 
     from portside.linux.cgroups.oom import OomWatch
     from portside.shim.frozen import Freezing, Thawing, Values
-    from portside.shim.loop import Loop
     from portside.shim.maker import Made
-    from portside.shim.outbox import Outbox
+    from portside.shim.shared import Outcome, Shim
 
     Done = Callable[[int | PortsideError], None]
-    Outcome = Made | PortsideError
-    Make = Callable[[Callable[[], Made], Callable[[], None], Callable[[Outcome], None]], None]
-
-
-class Shim:
-    """What the tasks of a shim share: namespace, loop, outbox, and who has which pid. Set up once, in ``main.py``."""
-
-    __slots__ = ("by_pid", "cache_dir", "loop", "make", "makers", "namespace", "outbox", "pid", "starting")
-
-    def __init__(self, loop: Loop, outbox: Outbox, namespace: str, cache_dir: str) -> None:
-        self.loop = loop
-        self.outbox = outbox
-        self.namespace = namespace
-        self.pid = os.getpid()
-        """By which the world knows the shim: its keeper's, if it has one."""
-        self.cache_dir = cache_dir
-        """Where compiled seccomp filters are kept; empty for nowhere."""
-        self.by_pid: dict[int, tuple[Task, Process]] = {}
-        self.makers: set[Maker] = set()
-        """Children at work."""
-        self.make: Make = self._make
-        """Run work in a child; then call with what it made, or with what went wrong."""
-        self.starting: set[Task] = set()
-        """Tasks whose init is between start and execve."""
-
-    def _make(self, work: Callable[[], Made], undo: Callable[[], None], done: Callable[[Outcome], None]) -> None:
-        Maker(self.loop, self.makers, work, undo, done)
-
-    def ended(self, pid: int, wait_status: int, now_ns: int) -> None:
-        """A child has been reaped, by us or by the keeper."""
-        known = self.by_pid.pop(pid, None)
-        if known is not None:
-            known[0].process_ended(known[1], wait_status, now_ns)
-
-    def reap(self) -> None:
-        """Collect every child that has ended; orphans of a container too, of which nobody asks."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            # Started comes before exit, and what has been made was announced before it came to us.
-            for task in list(self.starting):
-                task.poll_start()
-            if pid not in self.by_pid:
-                for maker in list(self.makers):
-                    maker.poll()
-            self.ended(pid, status, time.time_ns())
 
 
 class Task:
