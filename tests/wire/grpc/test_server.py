@@ -714,6 +714,15 @@ async def test_permissions_of_the_socket(tmp_path: Path) -> None:
     assert not os.listdir(tmp_path)
 
 
+async def test_a_socket_whose_owner_accepts_nobody_is_not_waited_for(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as first:
+        busy.bind(str(tmp_path / "s"))
+        busy.listen(0)
+        first.connect(str(tmp_path / "s"))
+        with pytest.raises(errors.AlreadyExists, match="another process serves it"):
+            await GrpcServer([]).listen_unix(tmp_path / "s")
+
+
 async def test_a_dead_socket_is_replaced_a_live_one_is_not(tmp_path: Path) -> None:
     path = tmp_path / "s"
     dead = socket.socket(socket.AF_UNIX)

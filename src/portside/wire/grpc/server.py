@@ -154,14 +154,17 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
+            return
+        except BlockingIOError:
+            pass  # Its queue is full: there is a queue.
         except OSError as error:
             raise errors.from_oserror(error, f"listen on {path}: try the socket that is there") from error
-        else:
-            raise errors.AlreadyExists(f"listen on {path}: another process serves it")
+    raise errors.AlreadyExists(f"listen on {path}: another process serves it")
 
 
 def _remove_own(path: str, device: int, inode: int) -> None:
