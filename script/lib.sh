@@ -30,10 +30,12 @@ install_packages() {
 
 # make_venv GROUP... : the checkout, editable, with the dependency groups named; again only if pyproject.toml changed.
 make_venv() {
-    local stamp want
+    local stamp want have
     stamp=$venv/.portside-stamp
     want=$(cat "$top/pyproject.toml" "$top/script/generate.py" <(cd "$top" && find src/portside/wire/proto -name '*.proto' -exec cat {} +) | sha256sum | cut -d' ' -f1)-$*
-    if [ "$(cat "$stamp" 2>/dev/null || true)" != "$want" ]; then
+    have=$(cat "$stamp" 2>/dev/null || true)
+    # An environment that has groups will do for who wants none.
+    if [ "$have" != "$want" ] && { [ $# -gt 0 ] || [ "${have%%-*}" != "${want%-}" ]; }; then
         say "virtual environment in $venv ($("$python" --version))"
         [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
         "$venv/bin/pip" install -q --disable-pip-version-check --upgrade 'pip>=25.1'
