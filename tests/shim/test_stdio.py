@@ -60,6 +60,7 @@ def start(streams: Streams, direct: bool = False) -> list[int]:
     if direct:
         close(list(fds[1:]))  # opened for the process alone
     streams.started(direct=direct)
+    streams.begin_input()
     return child
 
 

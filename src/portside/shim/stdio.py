@@ -11,7 +11,9 @@
 
 Options of ``log``: ``max-size`` (``10m``; one older file is kept), ``attach-stdout`` and ``attach-stderr`` (fifos for
 a live copy). Standard input is a fifo that the client made; the shim keeps a writing end open, so that a client may
-go and another may come, until CloseIO. What the process reads or writes itself costs us nothing and needs no
+go and another may come, until CloseIO. It is opened when the process starts and always copied into a pipe: containerd's
+clients read their input as soon as the fifo has a reader, and one whose input ends before it has Create's answer never
+sends CloseIO. What the process writes itself costs us nothing and needs no
 draining, but its readers see the end only when all processes that inherited it are gone: therefore ``direct`` is for
 a container's first process, whose end is the end of all, and whose user may open the fifo again as ``/dev/stdout``.
 """
@@ -45,7 +47,7 @@ SETTLE_TIMEOUT: Final = 0.1
 class _Stream:
     """One of the three while the process is being made: what the client gave, and a pipe in case it is needed."""
 
-    __slots__ = ("direct_fd", "ours", "path", "sink", "theirs")
+    __slots__ = ("keys", "ours", "path", "sink", "theirs")
 
     def __init__(self, path: str = "", sink: Sink | None = None) -> None:
         self.path = path
@@ -53,18 +55,18 @@ class _Stream:
         """Where output goes; None for input."""
         self.ours = self.theirs = -1
         """The pipe: the end that we copy from or to, and the process's."""
-        self.direct_fd = -1
-        """The reading end of a fifo for input."""
+        self.keys = -1
+        """The reading end of a terminal's fifo for input."""
 
     @property
     def may_be_direct(self) -> bool:
         """Whether the process can have the client's fifo itself."""
-        return self.direct_fd >= 0 or isinstance(self.sink, FifoSink)
+        return isinstance(self.sink, FifoSink)
 
     def close(self) -> None:
-        for fd in (self.ours, self.theirs, self.direct_fd):
+        for fd in (self.ours, self.theirs, self.keys):
             close_fd(fd)
-        self.ours = self.theirs = self.direct_fd = -1
+        self.ours = self.theirs = self.keys = -1
         if self.sink is not None:
             self.sink.close()
 
@@ -72,7 +74,7 @@ class _Stream:
 class Streams:
     """``prepare`` before the process is made, ``child_fds`` where it is, ``started`` when it is, then ``exited``."""
 
-    __slots__ = ("_keepers", "_log", "_loop", "_pumps", "_stdin", "_streams", "_waiting", "io", "terminal")
+    __slots__ = ("_input", "_keepers", "_log", "_loop", "_pumps", "_stdin", "_streams", "_waiting", "io", "terminal")
 
     def __init__(self, loop: Loop, io: tuple[str, str, str], terminal: bool) -> None:
         self._loop = loop
@@ -81,7 +83,10 @@ class Streams:
         self.terminal = terminal
         self._streams: list[_Stream | None] = []
         self._keepers: list[Sink] = []
+        self._input = -1
+        """The pipe into the process, until ``begin_input``."""
         self._stdin = -1
+        """A writing end of the client's fifo, until CloseIO."""
         self._log: LogFile | None = None
         self._pumps: list[Pump] = []
         self._waiting: Callable[[], None] | None = None
@@ -120,10 +125,8 @@ class Streams:
         if self.terminal:
             self._copy_terminal(console, stdin, outputs[0])
             return
-        if stdin is not None and stdin.direct_fd >= 0 and not direct:
-            os.set_blocking(stdin.ours, False)
-            self._pump(stdin.direct_fd, DescriptorSink(stdin.ours, owned=True))
-            stdin.direct_fd = stdin.ours = -1
+        if stdin is not None and stdin.ours >= 0:
+            self._input, stdin.ours = stdin.ours, -1
         for stream in outputs:
             if stream is not None and stream.sink is not None:
                 if direct and stream.may_be_direct:
@@ -140,12 +143,29 @@ class Streams:
         """Each direction has a descriptor of its own: the loop keeps one callback for each."""
         self._pump(os.dup(console), output.sink if output is not None and output.sink is not None else Sink())
         if keyboard is not None:
-            self._pump(keyboard.direct_fd, DescriptorSink(os.dup(console), owned=True))
+            self._pump(keyboard.keys, DescriptorSink(os.dup(console), owned=True))
+
+    def begin_input(self) -> None:
+        """The process starts: copy the client's fifo into its pipe. Errors end its input, as a client's end would."""
+        fd, self._input = self._input, -1
+        if fd < 0:
+            return
+        sink = DescriptorSink(fd, owned=True)
+        os.set_blocking(fd, False)
+        try:
+            source = os.open(self.io[0], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            sink.close()
+            return
+        self._pump(source, sink)
+        self._stdin = os.open(self.io[0], os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def close_stdin(self) -> None:
         """Let standard input end once its other writers are gone (CloseIO)."""
-        fd, self._stdin = self._stdin, -1
-        close_fd(fd)
+        for name in ("_stdin", "_input"):
+            fd = getattr(self, name)
+            setattr(self, name, -1)
+            close_fd(fd)
 
     def exited(self, report: Callable[[], None]) -> None:
         """The process has ended: move what it wrote, then ``report``, at once unless a terminal's rest is to come."""
@@ -201,6 +221,7 @@ class Streams:
         return {
             "io": self.io,
             "terminal": self.terminal,
+            "input": ice.put(self._input),
             "stdin": ice.put(self._stdin),
             "keepers": [sink.freeze(ice) for sink in self._keepers],
             "log": self._log.freeze(ice) if self._log is not None and self._log.is_open else None,
@@ -212,6 +233,7 @@ class Streams:
         """The streams that were frozen."""
         stdin, stdout, stderr = values["io"]
         streams = cls(loop, (stdin, stdout, stderr), values["terminal"])
+        streams._input = ice.take(values["input"])
         streams._stdin = ice.take(values["stdin"])
         streams._log = LogFile.thaw(ice, values["log"]) if values["log"] is not None else None
         streams._keepers = [thaw_sink(ice, sink, None) for sink in values["keepers"]]
@@ -253,14 +275,13 @@ class Streams:
         if stream is None:
             return
         if stat.S_ISFIFO(os.stat(path).st_mode):
-            self._open_input(stream)
             stream.theirs, stream.ours = _pipe(owner)
         else:
             stream.theirs = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
 
     def _open_input(self, stream: _Stream) -> None:
         """The fifo's reading end, and a writing end of our own, until CloseIO."""
-        stream.direct_fd = os.open(stream.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        stream.keys = os.open(stream.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self._stdin = os.open(stream.path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def _prepare_output(self, uri: str, name: str, owner: tuple[int, int]) -> None:
@@ -275,9 +296,6 @@ class Streams:
             return -1
         if not direct or not stream.may_be_direct:
             return stream.theirs
-        if stream.sink is None:
-            os.set_blocking(stream.direct_fd, True)
-            return stream.direct_fd
         return os.open(stream.path, os.O_WRONLY | os.O_CLOEXEC)  # The sink reads it too, so this does not wait.
 
     def _sink(self, uri: str, stream: str) -> Sink:

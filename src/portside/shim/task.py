@@ -128,6 +128,7 @@ class Task:
             self._start_exec(process, done)
             return
         process.starting = True
+        process.streams.begin_input()
         self._started = done
         container = self._container
         if isinstance(container, HeldContainer):
@@ -379,6 +380,7 @@ class Task:
             console = rest[0] if facts["console"] else -1
             self._hold(process, facts["pid"], pidfd, console)
             streams.started(console)
+            streams.begin_input()
             process.status = RUNNING
             process.spec = b""
             done(process.pid)
