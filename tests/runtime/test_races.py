@@ -84,8 +84,8 @@ def test_a_proc_that_changes_under_us(box: Box) -> None:
 
     with exchanging(box.root / "proc", box.root / "fake"):
         for text in attempts(box, "stat -f -c %T /proc; stat -c %t:%T /proc/timer_list", _mask_timer_list):
-            kind, mask = text.splitlines()
-            assert kind != "proc" or mask == "1:3"
+            # The directory may be exchanged between the two looks as well; a plain file would be 0:0.
+            assert "0:0" not in text
 
 
 def _mask_timer_list(spec: dict[str, Any]) -> None:
