@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import logging
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -16,6 +17,7 @@ import sys
 from pathlib import Path
 
 from portside import shim
+from portside.core.work import in_thread
 from portside.errors import Unavailable
 from portside.shim.main import Config
 from portside.shim.zygote import CALL
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT = 5.0
 """Seconds that the zygote may take for a fork before a shim is started without it."""
+MAX_ASKED = 64
+"""Forks that are asked for at the same time: what a socket buffers is bounded, and so is what a dead zygote loses."""
 _DIRECTORY = Path(shim.__file__).resolve().parent
 
 
@@ -39,6 +43,8 @@ class Zygote:
         self._calls: dict[int, asyncio.Future[tuple[int, int]]] = {}
         self._numbers = itertools.count(1)
         self._lock = asyncio.Lock()
+        self._gate = asyncio.Semaphore(MAX_ASKED)
+        self._sending = asyncio.Lock()
         self._stray: set[subprocess.Popen[bytes]] = set()
 
     @property
@@ -51,10 +57,11 @@ class Zygote:
         async with self._lock:
             if self._control is not None:
                 return
+            self._stray = {child for child in self._stray if child.poll() is None}
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             arguments = [str(theirs.fileno()), f"{self._state}/.rehearsal-{os.urandom(4).hex()}"]
             try:
-                self._process = await asyncio.to_thread(self._exec, "zygote.py", arguments, theirs)
+                self._process = await in_thread(self._exec, "zygote.py", arguments, theirs)
             except OSError as error:
                 ours.close()
                 log.error("zygote: %s %s", self._python, error)
@@ -70,15 +77,15 @@ class Zygote:
 
         Unavailable if there is no way to start one.
         """
-        for _ in range(2):  # It may have died since it was last asked.
-            await self.start()
-            try:
-                return await self._fork(config, listener)
-            except (OSError, TimeoutError, Unavailable) as error:
-                log.warning("zygote: cannot fork a shim: %s", error or "no answer")
-                self._lost()
+        async with self._gate:
+            for _ in range(2):  # It may have died since it was last asked.
+                await self.start()
+                try:
+                    return await self._fork(config, listener)
+                except (OSError, Unavailable) as error:
+                    log.warning("zygote: cannot fork a shim: %s", error or "no answer")
         try:
-            process = await asyncio.to_thread(
+            process = await in_thread(
                 self._exec,
                 "main.py",
                 [os.fsdecode(config.encode().replace(b"\0", b"\n")), str(listener.fileno())],
@@ -86,16 +93,16 @@ class Zygote:
             )
         except OSError as error:
             raise Unavailable(f"start a shim: {error}") from error
-        self._stray = {child for child in self._stray if child.poll() is None} | {process}
+        self._stray.add(process)
         return process.pid, os.pidfd_open(process.pid)
 
     async def close(self) -> None:
         """End the zygote."""
         async with self._lock:
-            self._lost()
             process, self._process = self._process, None
+            self._lost(self._control)
             if process is not None:
-                await asyncio.to_thread(_finish, process)
+                await in_thread(_finish, process)
 
     def _exec(self, name: str, arguments: list[str], inherited: socket.socket) -> subprocess.Popen[bytes]:
         """Start one of the shim's programs: isolated, without site, in a session of its own."""
@@ -107,57 +114,100 @@ class Zygote:
         )  # fmt: skip
 
     async def _fork(self, config: Config, listener: socket.socket) -> tuple[int, int]:
-        if self._control is None:
+        control = self._control
+        if control is None:
             raise Unavailable("it does not run")
         call = next(self._numbers)
-        request = CALL.pack(call) + config.encode()
-        answer = self._calls[call] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        self._calls[call] = answer
         try:
-            socket.send_fds(self._control, [request], [listener.fileno()])
             async with asyncio.timeout(ANSWER_TIMEOUT):
-                shim: tuple[int, int] = await answer
-                return shim
-        except TimeoutError:
-            # It must not wake up later and make a second shim for the same socket.
-            if self._process is not None:
-                self._process.kill()
-            self._lost()
-            raise
+                await self._send(control, CALL.pack(call) + config.encode(), listener.fileno(), answer)
+                await asyncio.wait([answer])  # The end of patience does not end it: it is heard to the last.
+        except OSError:  # or TimeoutError, which is one
+            self._lost(control)
+            if not answer.done() or answer.exception() is not None:
+                raise
         finally:
             self._calls.pop(call, None)
+        return answer.result()
+
+    async def _send(
+        self, control: socket.socket, request: bytes, fd: int, answer: asyncio.Future[tuple[int, int]]
+    ) -> None:
+        """Send, as soon as there is room, unless there is an answer already: that the zygote is lost."""
+        loop = asyncio.get_running_loop()
+        async with self._sending:
+            while not answer.done():
+                try:
+                    socket.send_fds(control, [request], [fd])
+                    return
+                except BlockingIOError:
+                    room = loop.create_future()
+                    loop.add_writer(control.fileno(), _settle, room)
+                    try:
+                        await asyncio.wait([room, answer], return_when=asyncio.FIRST_COMPLETED)
+                    finally:
+                        if control.fileno() >= 0:
+                            loop.remove_writer(control.fileno())
 
     def _answered(self) -> None:
-        assert self._control is not None
+        control = self._control
+        if control is not None and not self._hear(control):
+            self._lost(control)
+
+    def _hear(self, control: socket.socket) -> bool:
+        """Take one answer; whether there may be more some time."""
         try:
-            data, fds, _flags, _peer = socket.recv_fds(self._control, 1 << 16, 1)
+            # Not recv_fds, which ignores flags before Python 3.14.
+            data, ancillary, _flags, _peer = control.recvmsg(1 << 16, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
-            return
+            return True
         except OSError:
-            data, fds = b"", []
+            return False
         if not data:
-            self._lost()
-            return
+            return False
         (call,) = CALL.unpack_from(data)
         (pid,) = struct.unpack_from("i", data, CALL.size)
+        fds = [struct.unpack_from("i", payload)[0] for _, _, payload in ancillary if len(payload) >= 4]
         future = self._calls.get(call)
-        if future is None or future.done():
-            for fd in fds:
-                os.close(fd)
+        if not fds:  # We may have no more descriptors, and what nobody watches must not go on.
+            os.kill(pid, signal.SIGKILL)
+            if future is not None and not future.done():
+                future.set_exception(Unavailable("a shim came without its descriptor"))
+        elif future is None or future.done():
+            os.close(fds[0])
         else:
             future.set_result((pid, fds[0]))
+        return True
 
-    def _lost(self) -> None:
-        """It is gone, or is to go: the next shim starts another."""
-        control, self._control = self._control, None
-        if control is None:
+    def _lost(self, control: socket.socket | None) -> None:
+        """It is gone, or is to go: the next shim starts another. Nothing happens if ``control`` is not its any more.
+
+        It is killed, lest it wake up later and make a second shim for a socket that has one; what it had made is heard.
+        """
+        if control is None or control is not self._control:
             return
-        asyncio.get_running_loop().remove_reader(control.fileno())
+        self._control = None
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(control.fileno())
+        loop.remove_writer(control.fileno())
+        if self._process is not None:
+            self._process.kill()
+            self._stray.add(self._process)
+        waiting = [future for future in self._calls.values() if not future.done()]
+        for _ in waiting:
+            if not self._hear(control):
+                break
         control.close()
-        for future in self._calls.values():
+        for future in waiting:
             if not future.done():
                 future.set_exception(Unavailable("it has ended"))
-        if self._process is not None:
-            self._stray.add(self._process)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _finish(process: subprocess.Popen[bytes]) -> None:
