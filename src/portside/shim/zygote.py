@@ -6,7 +6,8 @@ socket, DIR the name of a directory to be used for a moment. It has one thread, 
 daemon's end of the socket is closed; its shims go on.
 
     request   a number of eight bytes, an encoded ``main.Config``; with it, by SCM_RIGHTS, the shim's listening socket
-    answer    the same number, the shim's pid in four bytes; with it a pidfd of it
+    answer    the same number, the shim's pid in four bytes; with it a pidfd of it. Or a pid of 0, and none: it is
+              dead already
 
 Shims are children of the zygote, which lets the kernel reap them; when it dies they become children of init.
 """
@@ -65,10 +66,17 @@ def serve(control: _socket.socket, directory: str = "") -> None:
         if not pid:
             _be_shim(data, listener)
         os.close(listener)
-        pidfd = os.pidfd_open(pid)
-        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _INT.pack(pidfd))]
-        control.sendmsg([data[: CALL.size] + _INT.pack(pid)], rights)
-        os.close(pidfd)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            pid, pidfd = 0, -1
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _INT.pack(pidfd))] if pid else []
+        try:
+            control.sendmsg([data[: CALL.size] + _INT.pack(pid)], rights, _socket.MSG_NOSIGNAL)
+        except BrokenPipeError:
+            return
+        if pid:
+            os.close(pidfd)
 
 
 def _be_shim(data: bytes, listener: int) -> None:

@@ -171,10 +171,11 @@ class Zygote:
         (pid,) = struct.unpack_from("i", data, CALL.size)
         fds = [struct.unpack_from("i", payload)[0] for _, _, payload in ancillary if len(payload) >= 4]
         future = self._calls.get(call)
-        if not fds:  # We may have no more descriptors, and what nobody watches must not go on.
-            os.kill(pid, signal.SIGKILL)
+        if not fds:
+            if pid:  # We may have no more descriptors, and what nobody watches must not go on.
+                os.kill(pid, signal.SIGKILL)
             if future is not None and not future.done():
-                future.set_exception(Unavailable("a shim came without its descriptor"))
+                future.set_exception(Unavailable("a shim ended at once" if not pid else "too many open files"))
         elif future is None or future.done():
             os.close(fds[0])
         else:
