@@ -109,6 +109,28 @@ async def test_who_waits_survives_a_shim_that_is_killed(engine: Engine) -> None:
     assert engine.topics("c") == ["create", "start", "exit", "delete"]
 
 
+async def test_who_waits_for_an_exec_hears_of_the_end_of_its_task(engine: Engine) -> None:
+    task = await engine.run("c", "sleep", "1000")
+    process = {"type_url": "Process", "value": b'{"args": ["true"], "cwd": "/"}'}
+    await task.call("Exec", {"exec_id": "never started", "spec": process})
+    waiting = asyncio.create_task(task.wait("never started"))
+    await asyncio.sleep(0)
+    await engine.remove("c")
+    with pytest.raises(NotFound):
+        await waiting
+
+
+async def test_nothing_is_remembered_of_execs_that_are_deleted(engine: Engine) -> None:
+    task = await engine.run("c", "sleep", "1000")
+    for _ in range(3):
+        await engine.exec(task, "again", "true")
+        assert (await task.wait("again")).status == 0
+        await engine.heard_of("c", "exit")
+        engine.events.clear()
+        await task.delete("again")
+    assert not task.told and not task._waits and not task._ended
+
+
 async def test_a_shim_that_died_with_the_daemon_leaves_a_task_that_can_be_deleted(engine: Engine) -> None:
     task = await engine.run("c", "sh", "-c", "sleep 1000 & sleep 1000; true")
     shim, pid = await shim_pid(engine, "c"), (await task.state()).pid

@@ -26,6 +26,7 @@ from typing import Any
 from portside.core.anymessage import AnyMessage
 from portside.core.events import Envelope
 from portside.core.tasks import Exit
+from portside.core.work import in_thread
 from portside.errors import AlreadyExists, NotFound, PortsideError
 from portside.shim.main import Config
 from portside.shim.outbox import SEQUENCE_KEY, SERVICE, timestamp
@@ -73,7 +74,7 @@ class Supervisor:
 
     async def start(self) -> None:
         """Be ready for calls; leftovers are being adopted when it returns. OSError or errors of ours if it cannot."""
-        found = await asyncio.to_thread(self._prepare)
+        found = await in_thread(self._prepare)
         gate = asyncio.Semaphore(ADOPT_WIDTH)
         for bundle in found:
             adoption = self._spawn(self._adopt(bundle, gate), f"adopt {bundle.namespace}/{bundle.id}")
@@ -138,7 +139,7 @@ class Supervisor:
         if not exec_id and self._tasks.get((task.namespace, task.id)) is task:
             del self._tasks[task.namespace, task.id]
             task.retiring()
-            aside = await asyncio.to_thread(self._bundles.set_aside, task.bundle)
+            aside = await in_thread(self._bundles.set_aside, task.bundle)
             if was_dead or task.dead:
                 self._tell_exits(task, {"": ended})
                 fields = {"pid": ended.pid, "exit_status": ended.status, "exited_at": timestamp(ended.exited_ns)}
@@ -154,19 +155,19 @@ class Supervisor:
             pid = await task.create(fields)
         except BaseException:
             await task.retire()
-            await asyncio.to_thread(self._bundles.remove, task.bundle)
+            await in_thread(self._bundles.remove, task.bundle)
             raise
         self._tasks[namespace, id] = task
         return pid
 
     async def _start_shim(self, namespace: str, id: str, spec: bytes) -> ShimTask:
         """A bundle, and a shim that listens: our own, from the zygote."""
-        bundle, listener, address = await asyncio.to_thread(self._bundles.create, namespace, id, spec)
+        bundle, listener, address = await in_thread(self._bundles.create, namespace, id, spec)
         try:
             config = Config(namespace, id, bundle.path, address, self._events, self._cache_dir)
             _, pidfd = await self._zygote.spawn(config, listener)
         except BaseException:
-            await asyncio.to_thread(self._bundles.remove, bundle)
+            await in_thread(self._bundles.remove, bundle)
             raise
         finally:
             listener.close()
@@ -174,7 +175,7 @@ class Supervisor:
 
     async def _retire(self, task: ShimTask, aside: str) -> None:
         await task.retire()
-        await asyncio.to_thread(self._bundles.finish, task.connection.address, aside)
+        await in_thread(self._bundles.finish, task.connection.address, aside)
 
     # Adopting
 
@@ -194,7 +195,7 @@ class Supervisor:
             self._adopting.pop(key, None)
 
     async def _adopt_one(self, bundle: Bundle) -> None:
-        address, record = await asyncio.to_thread(lambda: (bundle.address, Record.read(bundle.path)))
+        address, record = await in_thread(lambda: (bundle.address, Record.read(bundle.path)))
         task = ShimTask(bundle, ShimConnection(address, bundle.namespace), _shim_pidfd(record), self._shim_died)
         has_task = record is not None
         try:
@@ -207,7 +208,7 @@ class Supervisor:
         if has_task:
             self._tasks[bundle.namespace, bundle.id] = task
         else:
-            aside = await asyncio.to_thread(self._bundles.set_aside, bundle)
+            aside = await in_thread(self._bundles.set_aside, bundle)
             self._spawn(self._retire(task, aside), f"retire {bundle.namespace}/{bundle.id}")
 
     async def _adopted(self, namespace: str, id: str) -> None:

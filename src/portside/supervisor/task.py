@@ -12,14 +12,18 @@ What belongs here: one task. Which tasks there are, and events, is the superviso
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
 
 from portside.core.tasks import Exit, Process, Status, TaskIO
+from portside.core.work import in_thread
 from portside.errors import DeadlineExceeded, FailedPrecondition, NotFound, PortsideError, Unavailable
 from portside.supervisor import leftovers
 from portside.supervisor.bundles import Bundle
@@ -39,6 +43,10 @@ STATE_TIMEOUT = 2.0
 SHUTDOWN_TIMEOUT = 5.0
 
 Died = Callable[["ShimTask"], None]
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_cleaners = ThreadPoolExecutor(4, thread_name_prefix="portside-leftovers")
+"""For what may take many seconds, while every other task's short work goes on in the common pool."""
 
 
 class ShimTask:
@@ -54,6 +62,7 @@ class ShimTask:
         self._pids: dict[str, int] = {}
         self._waits: dict[str, asyncio.Task[Exit]] = {}
         self._ended: dict[str, Exit] = {}
+        self._gone = False
         self._died = died
         self._dead: asyncio.Future[Record | None] | None = None
         self._pidfd = -1
@@ -71,6 +80,8 @@ class ShimTask:
 
     async def start(self, exec_id: str) -> int:
         """Start; the pid."""
+        if self._dead is None:
+            self._ended.pop(exec_id, None)  # of an earlier process with this id
         answer = await self._call("Start", self._name(exec_id), CREATE_TIMEOUT)
         self._pids[exec_id] = answer["pid"]
         return self._pids[exec_id]
@@ -96,14 +107,22 @@ class ShimTask:
         )  # fmt: skip
 
     async def wait(self, exec_id: str = "") -> Exit:
-        """Returns when the process has ended. One call to the shim serves all who wait."""
+        """Returns when the process has ended. One call to the shim serves all who wait.
+
+        NotFound if the task is gone before that, Unavailable if we are.
+        """
         if exec_id in self._ended:
             return self._ended[exec_id]
         wait = self._waits.get(exec_id)
         if wait is None or wait.done():
             wait = self._waits[exec_id] = asyncio.create_task(self._wait(exec_id), name=f"wait {self.id} {exec_id}")
-            wait.add_done_callback(_retrieve)
-        return await asyncio.shield(wait)
+            wait.add_done_callback(functools.partial(self._waited, exec_id))
+        await asyncio.wait([wait])  # Who stops to wait does not stop the others.
+        if wait.cancelled():
+            if self._gone:
+                raise NotFound(f"process {exec_id or 'init'} of task {self.id}: the task is deleted")
+            raise Unavailable(f"wait for task {self.id}: the daemon lets go of it")
+        return wait.result()
 
     async def kill(self, number: int, exec_id: str, everyone: bool) -> None:
         """Send a signal; past the shim if it is mute and the signal is SIGKILL."""
@@ -112,11 +131,11 @@ class ShimTask:
         except ShimDead:
             raise NotFound(f"kill task {self.id}: process already finished") from None
         except DeadlineExceeded:
-            record = Record.read(self.bundle.path)
+            record = await in_thread(Record.read, self.bundle.path)
             if number != signal.SIGKILL or record is None or exec_id not in record.processes:
                 raise
             log.warning("task %s/%s: shim does not answer, killing past it", self.namespace, self.id)
-            if not await asyncio.to_thread(leftovers.signal_process, record, number, exec_id):
+            if not await _by_cleaner(leftovers.signal_process, record, number, exec_id):
                 raise NotFound(f"kill task {self.id}: process already finished") from None
 
     async def delete(self, exec_id: str = "") -> Exit:
@@ -125,17 +144,19 @@ class ShimTask:
             answer = await self._call("Delete", self._name(exec_id), DELETE_TIMEOUT)
             ended = Exit(answer["pid"], answer["exit_status"], nanoseconds(answer["exited_at"]))
         except (DeadlineExceeded, Unavailable) as error:
-            record = Record.read(self.bundle.path)
+            record = await in_thread(Record.read, self.bundle.path)
             if record is None or record.alive(exec_id):
                 raise
             log.warning("task %s/%s: shim does not answer (%s), ending it", self.namespace, self.id, error)
-            await asyncio.to_thread(leftovers.kill_shim, record)
+            await _by_cleaner(leftovers.kill_shim, record)
             await self._bury()
             ended = await self._ended_of_dead(exec_id)
         except ShimDead:
             ended = await self._ended_of_dead(exec_id)
         self._ended.pop(exec_id, None)
         self._pids.pop(exec_id, None)
+        if exec_id:
+            self.told.discard(exec_id)
         return ended
 
     # The end of the shim
@@ -145,13 +166,9 @@ class ShimTask:
         """Whether the shim is known to be dead."""
         return self._dead is not None
 
-    def process_ids(self) -> list[str]:
-        """The exec ids in the record (with the empty one of init)."""
-        record = Record.read(self.bundle.path)
-        return list(record.processes) if record is not None else []
-
     async def retire(self) -> None:
         """The task is gone: let the shim end, and see that it does."""
+        self._gone = True
         try:
             if self._dead is None:
                 await self.connection.call("Shutdown", {"id": self.id}, SHUTDOWN_TIMEOUT)
@@ -160,7 +177,8 @@ class ShimTask:
         except PortsideError as error:
             if self._pidfd >= 0 and not await _ended_within(self._pidfd, 0.0):
                 log.warning("task %s/%s: shim does not end (%s), killing it", self.namespace, self.id, error)
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # It has ended, and init has seen that.
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         finally:
             await self.close()
 
@@ -200,12 +218,12 @@ class ShimTask:
         self._dead = asyncio.get_running_loop().create_future()
         record = None
         try:
-            record = await asyncio.to_thread(Record.read, self.bundle.path)
+            record = await in_thread(Record.read, self.bundle.path)
             if record is not None:
                 log.warning("task %s/%s: its shim %d is dead", self.namespace, self.id, record.shim_pid)
                 for exec_id in record.processes:
                     self._ended.setdefault(exec_id, record.exit(exec_id))
-                await asyncio.to_thread(leftovers.clean, record)
+                await _by_cleaner(leftovers.clean, record)
         except (OSError, PortsideError, subprocess.SubprocessError) as error:
             log.error("task %s/%s: leftovers: %s", self.namespace, self.id, error)
         finally:
@@ -227,7 +245,7 @@ class ShimTask:
         if self._pidfd >= 0:
             # A lost connection and the end of the process are one event that comes in two parts.
             return await _ended_within(self._pidfd, 0.5)
-        record = await asyncio.to_thread(Record.read, self.bundle.path)
+        record = await in_thread(Record.read, self.bundle.path)
         return record is None or not record.shim_alive()
 
     async def _wait(self, exec_id: str) -> Exit:
@@ -243,8 +261,14 @@ class ShimTask:
             ended = self._ended[exec_id] = Exit(pid, answer["exit_status"], nanoseconds(answer["exited_at"]))
             return ended
 
+    def _waited(self, exec_id: str, wait: asyncio.Task[Exit]) -> None:
+        if self._waits.get(exec_id) is wait:
+            del self._waits[exec_id]
+        if not wait.cancelled():
+            wait.exception()  # So that an error nobody waits for any more is not reported as lost.
+
     async def _record(self, exec_id: str) -> Record:
-        record = await asyncio.to_thread(Record.read, self.bundle.path)
+        record = await in_thread(Record.read, self.bundle.path)
         if record is None or exec_id not in record.processes:
             raise NotFound(f"process {exec_id or 'init'} of task {self.id}: not found")
         return record
@@ -289,7 +313,5 @@ def _settle(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _retrieve(task: asyncio.Task[Exit]) -> None:
-    """So that an error nobody waits for any more is not reported as lost."""
-    if not task.cancelled():
-        task.exception()
+async def _by_cleaner(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    return await asyncio.get_running_loop().run_in_executor(_cleaners, lambda: function(*args, **kwargs))
