@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import logging
 import os
@@ -679,22 +680,22 @@ async def test_a_connection_that_says_nothing_is_closed(tmp_path: Path) -> None:
 async def test_running_out_of_descriptors_is_survived(served: Served, client: RawClient) -> None:
     assert (await client.call(ECHO, b"x")).status == OK
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = len(os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 4, hard))
-    waiting: list[socket.socket] = []
+    waiting = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    filler: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
     try:
-        for _ in range(3):
-            sock = socket.socket(socket.AF_UNIX)
-            waiting.append(sock)
+        with contextlib.suppress(OSError):
+            while True:
+                filler.append(os.dup(0))
+        for sock in waiting:
             sock.setblocking(False)
             sock.connect(str(served.path))
-        filler = [os.dup(0) for _ in range(1)]
         await settle()
         assert (await client.call(ECHO, b"x")).status == OK
-        for fd in filler:
-            os.close(fd)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in filler:
+            os.close(fd)
         for sock in waiting:
             sock.close()
     async with await served.connect() as other:
