@@ -408,7 +408,7 @@ class Task:
             return {"pid": process.pid, **process.exit()}
         self._container.delete(force=True)
         self._rootfs.unmount_soon(self._shim.loop)
-        for other in self.processes.values():
+        for other in tuple(self.processes.values()):  # closing its streams may answer who waits to delete it
             self._shim.by_pid.pop(other.pid, None)
             if other is not process:
                 other.streams.close()
