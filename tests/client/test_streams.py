@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from portside.client.streams import HIGH_WATER, Fifos, InputStream, OutputStream
-from portside.errors import Unavailable
+from portside.client.fifos import Fifos, sweep
+from portside.client.streams import HIGH_WATER, InputStream, OutputStream
+from portside.errors import PermissionDenied, Unavailable
+from portside.linux.fd import OwnedFd
 
 
 @pytest.fixture
@@ -29,6 +34,31 @@ def test_private_whatever_the_umask(tmp_path: Path) -> None:
     made.remove()
     made.remove()
     assert list((tmp_path / "base").iterdir()) == []
+
+
+def test_what_killed_clients_left_is_swept(tmp_path: Path) -> None:
+    """The next client removes it; not what somebody holds, whatever the number says, and nothing that is not ours."""
+    base = tmp_path / "base"
+    script = f"from portside.client.fifos import *; import os; Fifos({str(base)!r}, stdin=True, terminal=False); "
+    subprocess.run([sys.executable, "-c", script + "os.kill(os.getpid(), 9)"], check=False)
+    (left,) = base.iterdir()
+    assert sorted(path.name for path in left.iterdir()) == ["stderr", "stdin", "stdout"]
+    elsewhere = base / f"{2**22 + 1}-of-another-pid-namespace"
+    elsewhere.mkdir()
+    with OwnedFd(os.open(elsewhere, os.O_RDONLY)) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        made = Fifos(str(base), stdin=True, terminal=False)
+        assert {path.name for path in base.iterdir()} == {Path(made.directory).name, elsewhere.name}
+    sweep(str(base))
+    assert list(base.iterdir()) == [Path(made.directory)]
+    made.remove()
+
+
+@pytest.mark.root
+def test_a_place_of_another_user_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, -1)
+    with pytest.raises(PermissionDenied, match="another user"):
+        Fifos(str(tmp_path / "base"), stdin=True, terminal=False)
 
 
 async def test_output_until_the_writer_closes(fifos: Fifos) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from portside.cli.attach import UNHEARD
+from portside.client.fifos import fifo_directory
 from tests.support import images, peers
 from tests.support.leftovers import fifos
 from tests.support.peers import Daemon, wait_for
@@ -395,11 +397,46 @@ def test_client_killed_while_its_container_runs(
 
 
 def test_no_fifos_stay(daemon: Daemon, image: str) -> None:
-    before = set(Path("/run/portside-fifo").iterdir())
+    before = set(Path(fifo_directory()).iterdir())
     output(daemon, image, "true")
     daemon.portside("run", "--rm", image, "no-such-command", check=False)
-    after = set(Path("/run/portside-fifo").iterdir())
-    assert {path for path in after - before if path.name.startswith(f"{os.getpid()}-")} == set()
+    after = set(Path(fifo_directory()).iterdir())
+    assert {path for path in after - before if not Path("/proc", path.name.partition("-")[0]).exists()} == set()
+
+
+@pytest.mark.parametrize("output", ["stdout", "stderr"])
+@pytest.mark.parametrize(("options", "left"), [(["--rm"], []), ([], ["loud"])])
+def test_reader_of_the_output_goes(
+    daemon: Daemon, image: str, options: list[str], left: list[str], output: str
+) -> None:
+    """``portside run image yes | head -1`` ends; a container that was to be removed is, another goes on."""
+    redirect = ">&2" if output == "stderr" else ""
+    words = command(daemon, "run", *options, "--name", "loud", image, "sh", "-c", f"yes {redirect}")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, **pipes) as client:
+        stream = getattr(client, output)
+        assert stream.readline() == b"y\n"
+        stream.close()
+        said = (client.stderr if output == "stdout" else client.stdout).read()
+        assert client.wait() == UNHEARD
+    assert (b"portside rm -f" in said) == (bool(left) and output == "stdout")
+    if left:
+        assert names(daemon) == left
+        daemon.portside("rm", "-f", *left)
+    wait_for(lambda: names(daemon, "-a") == [], "the container to be removed")
+
+
+def test_reader_of_an_exec_s_output_goes(daemon: Daemon, image: str) -> None:
+    daemon.portside("run", "-d", "--name", "host", image, "sleep", "1000")
+    with subprocess.Popen(
+        command(daemon, "exec", "host", "yes"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"y\n"
+        client.stdout.close()
+        assert client.wait() == UNHEARD
+    wait_for(lambda: "yes" not in daemon.portside("exec", "host", "ps").stdout, "the exec to end")
+    daemon.portside("rm", "-f", "host")
 
 
 def test_repeated_interrupts_leave_a_container_that_does_not_hear(daemon: Daemon, image: str) -> None:

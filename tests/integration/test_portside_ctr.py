@@ -201,6 +201,20 @@ def test_run(server: Server) -> None:
 
 
 @with_portside
+def test_reader_of_the_output_goes(server: Server) -> None:
+    """``… | head -1`` ends, and nothing of a container that was to be removed stays."""
+    words = [*server.command, "run", "--rm", server.image, BAD, "yes"]
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+        assert client.stdout is not None and client.stderr is not None
+        assert client.stdout.readline() == b"y\n"
+        client.stdout.close()
+        assert client.stderr.read() == b""
+        assert client.wait() == 1
+    assert BAD not in server.ours("containers", "ls").stdout
+    assert BAD not in server.ours("tasks", "ls").stdout
+
+
+@with_portside
 def test_run_that_fails(server: Server) -> None:
     result = server.ours("run", "--rm", server.image, BAD, "no-such-command", check=False)
     assert result.returncode == 1

@@ -8,7 +8,6 @@ Standard library only, and little of it: this is on the path of every ``run`` an
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import select
 import signal
@@ -18,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, Protocol
+
+    from portside.client.fifos import Fifos
 
     class Events(Protocol):
         """The daemon's answers, as they come."""
@@ -34,66 +35,26 @@ if TYPE_CHECKING:
 CHUNK = 64 << 10
 GRACE = 2.0
 """Seconds that output may still come after the exit was told: the shim drains the pipes by then."""
+UNHEARD = 128 + signal.SIGPIPE
+"""The status when whoever read our output has gone: a shell's for a program that died of it."""
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class Fifos:
-    """A private directory with the fifos of one process; removed when closed."""
+class Outputs:
+    """The reading ends of a process's fifos, opened before it is made; closed with ``close``."""
 
-    def __init__(self, base: str, *, stdin: bool, terminal: bool) -> None:
-        os.makedirs(base, mode=0o700, exist_ok=True)
-        self.directory = os.path.join(base, f"{os.getpid()}-{os.urandom(6).hex()}")
-        os.mkdir(self.directory, 0o700)
-        self._lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        _remove_left(base)
-        self.stdin = self._make("stdin") if stdin else ""
-        self.stdout = self._make("stdout")
-        self.stderr = "" if terminal else self._make("stderr")
-        self.readers = {os.open(self.stdout, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC): 1}
-        if self.stderr:
-            self.readers[os.open(self.stderr, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)] = 2
+    def __init__(self, fifos: Fifos) -> None:
+        self.targets: dict[int, int] = {}
+        """Which of our descriptors what is read from one of them goes to."""
+        for path, target in ((fifos.stdout, 1), (fifos.stderr, 2)):
+            if path:
+                self.targets[os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)] = target
 
-    def _make(self, name: str) -> str:
-        path = os.path.join(self.directory, name)
-        os.mkfifo(path, 0o600)
-        return path
-
-    def close(self) -> None:
-        """Close what is open and remove the directory."""
-        for fd in self.readers:
-            os.close(fd)
-        self.readers = {}
-        _remove(self.directory)
-        os.close(self._lock)
-
-
-def _remove_left(base: str) -> None:
-    """Remove what killed commands have left: their number is gone and nobody holds the lock on the directory."""
-    for name in os.listdir(base):
-        if os.path.exists(f"/proc/{name.partition('-')[0]}"):
-            continue
-        try:
-            fd = os.open(os.path.join(base, name), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            # The numbers of another pid namespace mean nothing here, so the lock has the last word.
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(os.path.join(base, name))
-        except OSError:
-            pass
-        finally:
-            os.close(fd)
-
-
-def _remove(directory: str) -> None:
-    for name in ("stdin", "stdout", "stderr"):
-        try:
-            os.unlink(os.path.join(directory, name))
-        except FileNotFoundError:
-            pass
-    os.rmdir(directory)
+    def close(self, fd: int = -1) -> None:
+        """Close one of them, or all that are open."""
+        for each in (fd,) if fd >= 0 else tuple(self.targets):
+            del self.targets[each]
+            os.close(each)
 
 
 class Terminal:
@@ -126,33 +87,37 @@ class Session:
 
     def __init__(
         self,
-        fifos: Fifos,
+        stdin: str,
+        outputs: Outputs,
         events: Events,
         *,
         on_event: Callable[[Mapping[str, Any]], None],
         on_signal: Callable[[int], None],
         on_resize: Callable[[], None] | None,
         on_stdin_end: Callable[[], None],
+        on_unheard: Callable[[], bool],
     ) -> None:
-        self._fifos, self._events = fifos, events
+        """``stdin`` is the path of a fifo, or empty. ``on_unheard`` tells whether the process is now going to end."""
+        self._stdin_path, self._outputs, self._events = stdin, outputs, events
         self._on_event, self._on_signal, self._on_resize = on_event, on_signal, on_resize
-        self._on_stdin_end = on_stdin_end
+        self._on_stdin_end, self._on_unheard = on_stdin_end, on_unheard
         self._epoll = select.epoll()
         self._stdin = -1
         self._pending = b""
         self._status: int | None = None
-        self._ended = False
+        self._started = self._ended = False
+        self._unheard = self._told = self._left = False
 
     def run(self) -> int | None:
-        """The exit status; None if the daemon's stream ended without one."""
+        """The exit status; None if the daemon's stream ended without one; ``UNHEARD`` if nobody reads our output."""
         self._epoll.register(self._events.fileno(), select.EPOLLIN)
-        for fd in self._fifos.readers:
+        for fd in self._outputs.targets:
             self._epoll.register(fd, select.EPOLLIN)
         wake, restore = self._catch_signals()
         self._epoll.register(wake, select.EPOLLIN)
         try:
             self._receive()
-            while not self._ended or self._fifos.readers:
+            while not self._left and (not self._ended or self._outputs.targets):
                 ready = self._epoll.poll(GRACE if self._ended else -1)
                 if not ready and self._ended:
                     break
@@ -163,7 +128,7 @@ class Session:
             self._epoll.close()
             if self._stdin >= 0:
                 os.close(self._stdin)
-        return self._status
+        return UNHEARD if self._unheard else self._status
 
     def _handle(self, fd: int, mask: int, wake: int) -> None:
         if fd == wake:
@@ -173,7 +138,7 @@ class Session:
                         self._on_resize()
                 elif number in FORWARDED:
                     self._on_signal(number)
-        elif fd in self._fifos.readers:
+        elif fd in self._outputs.targets:
             self._output(fd)
         elif fd == self._stdin:
             self._flush_input(mask)
@@ -191,9 +156,12 @@ class Session:
         for event in events:
             if exited := event.get("exited"):
                 self._status = exited["status"]
-            if event.get("started") is not None and self._fifos.stdin:
-                self._open_input()
+            if event.get("started") is not None:
+                self._started = True
+                if self._stdin_path:
+                    self._open_input()
             self._on_event(event)
+        self._leave_unheard()
 
     def _output(self, fd: int) -> None:
         try:
@@ -202,21 +170,29 @@ class Session:
             return
         if not data:
             self._forget(fd)
-            self._fifos.readers.pop(fd)
-            os.close(fd)
+            self._outputs.close(fd)
             return
-        target = self._fifos.readers[fd]
+        target = self._outputs.targets[fd]
         while data:
             try:
                 data = data[os.write(target, data) :]
             except BlockingIOError:
                 select.select([], [target], [])
             except BrokenPipeError:
+                self._unheard = True
+                self._outputs.close()
+                self._leave_unheard()
                 return
+
+    def _leave_unheard(self) -> None:
+        """Nobody reads what we write: end, at once or with the process, but not before it is known who that is."""
+        if self._unheard and self._started and self._status is None and not self._told:
+            self._told = True
+            self._left = not self._on_unheard()
 
     def _open_input(self) -> None:
         try:
-            self._stdin = os.open(self._fifos.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._stdin = os.open(self._stdin_path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise

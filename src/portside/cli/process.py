@@ -6,8 +6,9 @@ import os
 import signal
 import sys
 
-from portside.cli.attach import Fifos, Session, Terminal, window_size
+from portside.cli.attach import Outputs, Session, Terminal, window_size
 from portside.cli.door import Door
+from portside.client.fifos import Fifos, fifo_directory
 from portside.errors import PortsideError
 
 TYPE_CHECKING = False
@@ -24,27 +25,29 @@ PATIENCE = 2
 
 def attached(context: Context, method: str, request: dict[str, Any], *, stdin: bool, terminal: bool) -> int:
     """Start the process that ``request`` describes and stay with it; its exit status."""
-    base = os.path.join(os.environ.get("XDG_RUNTIME_DIR") or "/run", "portside-fifo")
     if terminal and stdin and not os.isatty(0):
         raise PortsideError("the input is not a terminal; leave -t away")
-    fifos = Fifos(base, stdin=stdin, terminal=terminal)
-    raw = None
+    fifos = Fifos(fifo_directory(), stdin=stdin, terminal=terminal)
+    outputs, raw = None, None
     try:
+        outputs = Outputs(fifos)
         request["streams"] = {
             "stdin": fifos.stdin, "stdout": fifos.stdout, "stderr": fifos.stderr, "terminal": terminal,
             **dict(zip(("width", "height"), window_size(), strict=True)),
         }  # fmt: skip
         with Door(context) as door:
-            follower = _Follower(context)
+            follower = _Follower(context, remove=bool(request.get("remove")))
             stream = door.stream(method, request)
             raw = Terminal(0) if terminal and os.isatty(0) else None
             session = Session(
-                fifos,
+                fifos.stdin,
+                outputs,
                 stream,
                 on_event=follower.event,
                 on_signal=follower.signal,
                 on_resize=follower.resize if terminal else None,
                 on_stdin_end=follower.stdin_end,
+                on_unheard=follower.unheard,
             )
             status = session.run()
         if status is None:
@@ -53,14 +56,16 @@ def attached(context: Context, method: str, request: dict[str, Any], *, stdin: b
     finally:
         if raw is not None:
             raw.close()
-        fifos.close()
+        if outputs is not None:
+            outputs.close()
+        fifos.remove()
 
 
 class _Follower:
     """What happens to an attached process, and what we ask the daemon meanwhile, on a connection of its own."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: Context, *, remove: bool) -> None:
+        self._context, self._remove = context, remove
         self._interrupts = 0
         self.container = self.exec = ""
         self._pulling = False
@@ -104,6 +109,31 @@ class _Follower:
     def stdin_end(self) -> None:
         """Our input has ended, so must the container's."""
         self._ask("CloseStdin")
+
+    def unheard(self) -> bool:
+        """Whoever read our output has gone (``| head -1``); whether the process ends of it.
+
+        In a pipe of a shell a program dies of SIGPIPE at its next write, and so that nothing runs for ever by accident
+        ours does, too: an exec gets that signal. A container's first process is deaf to it, and is killed if it was to
+        go when it ends (``--rm``); one that was to stay goes on as with docker, and its log has the output.
+        """
+        try:
+            with Door(self._context) as door:
+                if self.exec or self._remove:
+                    number = signal.SIGPIPE if self.exec else signal.SIGKILL
+                    fields = {"container": self.container, "exec": self.exec, "signal": str(int(number))}
+                    door.call("Kill", fields, timeout=10)
+                    return not self.exec
+        except PortsideError:
+            return False  # it has ended
+        short = self.container[:12]
+        try:
+            print(
+                f"portside: nobody reads the output; to end container {short}: portside rm -f {short}", file=sys.stderr
+            )
+        except BrokenPipeError:
+            pass  # nor what we say
+        return False
 
     def _ask(self, method: str, **fields: Any) -> None:
         if not self.container:

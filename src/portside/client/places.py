@@ -1,6 +1,6 @@
-"""Where on the server's machine the verbs keep what is theirs: logs of containers, fifos of attached streams.
+"""Where on the server's machine the verbs keep what is theirs: logs of containers, and their fifos (``fifos``).
 
-The one place where these paths are computed. A server of ours tells its log directory by introspection and writes
+The one place where the paths of logs are computed. A server of ours tells its log directory by introspection and writes
 lines (``log://``); another containerd writes plain files (``file://``) below a directory of our own.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from portside.client.fifos import fifo_directory
 from portside.core.introspection import Introspection
 from portside.core.plugin import VERBS
 
@@ -44,13 +45,6 @@ def log_directory(root: str) -> str:
     return os.path.join(root, LOG_PLUGIN)
 
 
-def fifo_directory() -> str:
-    """Ours for fifos: below the runtime directory, private to this user."""
-    if os.geteuid() == 0:
-        return "/run/portside/fifo"
-    return os.path.join(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/portside-{os.geteuid()}", "portside", "fifo")
-
-
 def foreign_log_directory() -> str:
     """Where logs go when the server is another containerd."""
     if os.geteuid() == 0:
@@ -64,17 +58,6 @@ async def discover(introspection: Introspection) -> Places:
         if LOG_EXPORT in plugin.exports:
             return Places(plugin.exports[LOG_EXPORT], fifo_directory())
     return Places(foreign_log_directory(), fifo_directory(), lines=False)
-
-
-def make_private(directory: str) -> str:
-    """A new directory below ``directory`` that only we can enter, whatever the umask; the caller removes it.
-
-    Its name starts with our pid, so that what a crash leaves can be told from what is in use.
-    """
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    path = os.path.join(directory, f"{os.getpid()}-{os.urandom(6).hex()}")
-    os.mkdir(path, 0o700)
-    return path
 
 
 def _quote(path: str) -> str:

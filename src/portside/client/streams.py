@@ -1,4 +1,4 @@
-"""The fifos between us and a process: made in a private directory before it starts, read and written without blocking.
+"""Our ends of the fifos between us and a process (``client/fifos.py``), read and written on the event loop.
 
 A reader here never waits for its user to read on: it stops taking bytes at ``HIGH_WATER`` and the process waits,
 as with any pipe, unless nobody is going to read (``drain``), when the oldest bytes go.
@@ -11,39 +11,11 @@ import errno
 import os
 from collections.abc import AsyncIterator
 
-from portside.client.places import make_private
 from portside.errors import Unavailable
 
 HIGH_WATER = 1 << 20
 """Bytes kept for a reader that is slower than the process."""
 CHUNK = 64 << 10
-
-
-class Fifos:
-    """The paths to give to the server; made here, removed by ``remove``."""
-
-    def __init__(self, base: str, *, stdin: bool, terminal: bool) -> None:
-        self.directory = make_private(base)
-        self.stdin = self._make("stdin") if stdin else ""
-        self.stdout = self._make("stdout")
-        self.stderr = "" if terminal else self._make("stderr")
-
-    def _make(self, name: str) -> str:
-        path = os.path.join(self.directory, name)
-        os.mkfifo(path, 0o600)
-        return path
-
-    def remove(self) -> None:
-        """Remove them; who has them open goes on."""
-        for name in ("stdin", "stdout", "stderr"):
-            try:
-                os.unlink(os.path.join(self.directory, name))
-            except FileNotFoundError:
-                continue
-        try:
-            os.rmdir(self.directory)
-        except FileNotFoundError:
-            return
 
 
 class OutputStream:

@@ -8,7 +8,8 @@ from pathlib import Path
 from portside.api.containerd.methods import SERVICES, containerd_methods
 from portside.api.events_forward import forward_handlers
 from portside.api.portside.engine import portside_methods
-from portside.client.places import Places, fifo_directory
+from portside.client.fifos import fifo_directory
+from portside.client.places import Places
 from portside.core.introspection import PluginStatus
 from portside.core.plugin import GRPC
 from portside.daemon.config import DaemonConfig

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from portside.client.fifos import Fifos
 from portside.client.signals import SIGKILL, parse_signal
-from portside.client.streams import Fifos, InputStream, OutputStream
+from portside.client.streams import InputStream, OutputStream
 from portside.client.wait import wait_process
 from portside.core.services import Services
 from portside.core.tasks import Exit

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from portside.cli.attach import CHUNK, FORWARDED, GRACE, Fifos, Terminal, window_size
+from portside.cli.attach import CHUNK, FORWARDED, GRACE, Outputs, Terminal, window_size
+from portside.client.fifos import Fifos, fifo_directory
 from portside.client.remove import quietly
 from portside.core.services import Services
 from portside.core.tasks import Exit, TaskIO
@@ -18,37 +19,51 @@ from portside.core.tasks import Exit, TaskIO
 async def in_foreground(
     services: Services, id: str, exec_id: str, terminal: bool, begin: Callable[[TaskIO], Awaitable[object]]
 ) -> Exit:
-    """``begin`` creates and starts the process with the streams that it is given; returns when it has ended."""
-    base = os.path.join(os.environ.get("XDG_RUNTIME_DIR") or "/run", "portside-fifo")
-    fifos = Fifos(base, stdin=True, terminal=terminal)
-    raw = None
+    """``begin`` creates and starts the process with the streams that it is given; returns when it has ended.
+
+    BrokenPipeError if nobody reads our output any more: as ctr, which SIGPIPE ends, we leave the process running then,
+    and the caller ends it where it is ours to end.
+    """
+    fifos = Fifos(fifo_directory(), stdin=True, terminal=terminal)
+    outputs, raw = None, None
     try:
+        outputs = Outputs(fifos)
         await begin(TaskIO(fifos.stdin, fifos.stdout, fifos.stderr, terminal))
         raw = Terminal(0) if terminal and os.isatty(0) else None
-        streams = _Streams(services, id, exec_id, fifos)
+        streams = _Streams(services, id, exec_id, fifos.stdin, outputs)
         streams.start(terminal)
+        waiting = asyncio.ensure_future(services.tasks.wait(id, exec_id))
         try:
-            return await services.tasks.wait(id, exec_id)
+            await asyncio.wait((waiting, streams.unheard), return_when=asyncio.FIRST_COMPLETED)
+            if not streams.unheard.done():
+                return await waiting
         finally:
+            waiting.cancel()
             await streams.finish()
+        raise BrokenPipeError("nobody reads the output")
     finally:
         if raw is not None:
             raw.close()
-        fifos.close()
+        if outputs is not None:
+            outputs.close()
+        fifos.remove()
 
 
 class _Streams:
     """Copies between the fifos and our own descriptors, and hands on signals and window sizes."""
 
-    def __init__(self, services: Services, id: str, exec_id: str, fifos: Fifos) -> None:
-        self._services, self._id, self._exec_id, self._fifos = services, id, exec_id, fifos
+    def __init__(self, services: Services, id: str, exec_id: str, stdin: str, outputs: Outputs) -> None:
+        self._services, self._id, self._exec_id = services, id, exec_id
+        self._stdin, self._outputs = stdin, outputs
         self._loop = asyncio.get_running_loop()
+        self.unheard: asyncio.Future[None] = self._loop.create_future()
+        """Done when nobody reads our output any more."""
         self._closed = asyncio.Event()
         self._calls: set[asyncio.Task[None]] = set()
 
     def start(self, terminal: bool) -> None:
         """Begin to copy. Our input is read by a thread that dies with us: a read of it cannot be taken back."""
-        for fd in self._fifos.readers:
+        for fd in self._outputs.targets:
             self._loop.add_reader(fd, self._output, fd)
         threading.Thread(target=self._input, daemon=True).start()
         for number in FORWARDED:
@@ -63,26 +78,33 @@ class _Streams:
             await asyncio.wait_for(self._closed.wait(), GRACE)
         except TimeoutError:
             pass
-        for fd in self._fifos.readers:
+        for fd in self._outputs.targets:
             self._loop.remove_reader(fd)
         for number in (*FORWARDED, signal.SIGWINCH):
             self._loop.remove_signal_handler(number)
 
     def _output(self, fd: int) -> None:
         data = os.read(fd, CHUNK)
-        while data:
-            data = data[os.write(self._fifos.readers[fd], data) :]
-            if not data:
-                return
+        if not data:
+            self._close(fd)
+            return
+        try:
+            while data:
+                data = data[os.write(self._outputs.targets[fd], data) :]
+        except BrokenPipeError:
+            for each in tuple(self._outputs.targets):
+                self._close(each)
+            self.unheard.set_result(None)
+
+    def _close(self, fd: int) -> None:
         self._loop.remove_reader(fd)
-        self._fifos.readers.pop(fd)
-        os.close(fd)
-        if not self._fifos.readers:
+        self._outputs.close(fd)
+        if not self._outputs.targets:
             self._closed.set()
 
     def _input(self) -> None:
         try:
-            fd = os.open(self._fifos.stdin, os.O_WRONLY | os.O_CLOEXEC)
+            fd = os.open(self._stdin, os.O_WRONLY | os.O_CLOEXEC)
             while data := os.read(0, CHUNK):
                 while data:
                     data = data[os.write(fd, data) :]

@@ -33,7 +33,12 @@ async def run(session: Session, values: Values, words: Sequence[str]) -> int:
     if values["detach"]:
         await begin(TaskIO(terminal=values["tty"]))
         return 0
-    ended = await in_foreground(services, container.id, "", values["tty"], begin)
+    try:
+        ended = await in_foreground(services, container.id, "", values["tty"], begin)
+    except BrokenPipeError:
+        if values["rm"]:
+            await discard(services, container)
+        raise
     await services.tasks.delete(container.id)
     if values["rm"]:
         await discard(services, container)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import signal
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -13,6 +14,7 @@ from portside.cli.ctr.foreground import in_foreground
 from portside.cli.options import Option
 from portside.cli.table import print_table
 from portside.client.exec import first_process
+from portside.client.remove import quietly
 from portside.client.signals import parse_signal
 from portside.client.stats import decode
 from portside.core.anymessage import PROCESS, AnyMessage
@@ -152,7 +154,11 @@ async def exec_(session: Session, values: Values, words: Sequence[str]) -> int:
     if values["detach"]:
         await begin(TaskIO(terminal=values["tty"]))
         return 0
-    ended = await in_foreground(services, container.id, exec_id, values["tty"], begin)
+    try:
+        ended = await in_foreground(services, container.id, exec_id, values["tty"], begin)
+    except BrokenPipeError:
+        await quietly(services.tasks.kill(container.id, signal.SIGPIPE, exec_id))  # as it would have had in a pipe
+        raise
     await services.tasks.delete(container.id, exec_id)
     return ended.status
 
