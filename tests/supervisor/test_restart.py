@@ -109,6 +109,17 @@ async def test_who_waits_survives_a_shim_that_is_killed(engine: Engine) -> None:
     assert engine.topics("c") == ["create", "start", "exit", "delete"]
 
 
+async def test_an_exec_of_a_shim_that_is_killed_has_an_end(engine: Engine) -> None:
+    task = await engine.run("c", "sleep", "1000")
+    pid = await engine.exec(task, "e", "sleep", "1000")
+    os.kill(await shim_pid(engine, "c"), signal.SIGKILL)
+    ended = await task.wait("e")
+    assert (ended.status, ended.pid) == (137, pid)
+    first, second = await engine.heard_of("c", "exit", 2)
+    assert (first["id"], first["pid"], second["id"]) == ("e", pid, "c")
+    assert (await task.delete("e")).status == 137
+
+
 async def test_who_waits_for_an_exec_hears_of_the_end_of_its_task(engine: Engine) -> None:
     task = await engine.run("c", "sleep", "1000")
     process = {"type_url": "Process", "value": b'{"args": ["true"], "cwd": "/"}'}

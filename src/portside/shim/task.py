@@ -86,8 +86,8 @@ class Task:
                 return
             try:
                 self._created(*outcome)
-            except OSError as error:  # The daemon ends a shim whose Create failed, and what it left.
-                done(from_oserror(error, f"create task {self.id}"))
+            except (OSError, PortsideError) as error:  # The daemon ends a shim whose Create failed, and what it left.
+                done(from_oserror(error, f"create task {self.id}") if isinstance(error, OSError) else error)
                 return
             done(self.init.pid)  # before the event: it is on record, and the client waits
             self._tell_created()
@@ -168,6 +168,7 @@ class Task:
         else:
             if process.status == CREATED:
                 process.status = RUNNING
+                self._note()
         if done is not None:
             done(answer)
         if answer is not outcome:
@@ -199,7 +200,7 @@ class Task:
 
         def report() -> None:
             process.close_console()
-            self._save()
+            self._note()
             self._emit("exit", "TaskExit", id=process.exec_id or self.id, pid=process.pid, **process.exit())
             process.tell_waiters()
 
@@ -383,6 +384,7 @@ class Task:
             streams.begin_input()
             process.status = RUNNING
             process.spec = b""
+            self._note()
             done(process.pid)
             self._emit("exec-started", "TaskExecStarted", exec_id=process.exec_id, pid=process.pid)
 
@@ -404,7 +406,7 @@ class Task:
             raise NotFound(f"delete {self._name(process.exec_id)}: not found")
         if process is not self.init:
             del self.processes[process.exec_id]
-            self._save()
+            self._note()
             return {"pid": process.pid, **process.exit()}
         self._container.delete(force=True)
         self._rootfs.unmount_soon(self._shim.loop)
@@ -451,6 +453,13 @@ class Task:
                 self._emit("oom", "TaskOOM")
             self._shim.loop.forget(watch.fileno())
             watch.close()
+
+    def _note(self) -> None:
+        """Save; but a disk that is full keeps nobody from being told."""
+        try:
+            self._save()
+        except OSError as error:
+            self._shim.loop.on_error(error)
 
     def _save(self) -> None:
         cgroup = getattr(self._container, "cgroup", None)
