@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from portside.shim.loop import READ, Loop
-from portside.shim.outbox import SEQUENCE_KEY, Outbox
+from portside.shim.outbox import MAX_UNREAD, SEQUENCE_KEY, Outbox
 from portside.wire.codec import decode
 from portside.wire.tables import containerd_events
 from portside.wire.tables.containerd_services_events_ttrpc_v1 import ForwardRequest
@@ -116,3 +116,17 @@ def test_without_an_address_nothing_is_kept(loop: Loop) -> None:
     outbox = Outbox(loop, "", "ns")
     emit(outbox, 1)
     assert outbox.idle
+
+
+def test_a_daemon_that_does_not_read_is_not_sent_everything(
+    loop: Loop, turner: Turner, outbox: Outbox, tmp_path: Path
+) -> None:
+    daemon = Daemon(loop, f"{tmp_path}/events")
+    emit(outbox, 0)
+    turner.until(lambda: outbox.idle)
+    for pid in range(1, 41):  # 4 MB, while nobody turns the daemon's loop
+        outbox.emit("/tasks/start", "TaskStart", {"container_id": "c" * 100_000, "pid": pid})
+        assert len(outbox._out) < MAX_UNREAD + 200_000
+    turner.until(lambda: outbox.idle)
+    assert daemon.pids == list(range(41))
+    daemon.die()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import struct
 from collections.abc import Iterator
@@ -157,3 +158,23 @@ def test_too_many_peers_wait_in_the_queue(turner: Turner, server: Server, tmp_pa
     turner.until(lambda: peers[-1].poll() and stream in peers[-1].answers)
     for peer in peers:
         peer.socket.close()
+
+
+def test_it_does_not_spin_when_descriptors_run_out(loop: Loop, turner: Turner, server: Server, tmp_path: Path) -> None:
+    client = Client(f"{tmp_path}/s")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        loop.turn()
+        before = loop.activity
+        alarm = loop.later(0.01, lambda: None)
+        loop.turn()
+        alarm.cancel()
+        assert loop.activity == before and not server.connections
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    stream = client.call("Echo", b"later")
+    turner.until(lambda: client.poll() and stream in client.answers)
+    client.socket.close()

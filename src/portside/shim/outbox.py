@@ -34,6 +34,8 @@ SEQUENCE_KEY: Final = "portside-event"
 NAMESPACE_KEY: Final = "containerd-namespace-ttrpc"
 MAX_KEPT: Final = 8192
 """Events kept for a daemon that is away; beyond it the oldest are forgotten, and counted."""
+MAX_UNREAD: Final = 1 << 20
+"""Bytes on their way to a daemon that does not read; the rest waits as events."""
 RETRY: Final = (0.02, 0.1, 0.5, 1.0, 2.0)
 """Seconds between attempts to reach the daemon; the last one repeats. Its first call to us ends the waiting."""
 
@@ -43,7 +45,7 @@ class Outbox:
 
     __slots__ = (
         "_address", "_attempt", "_connection", "_events", "_loop", "_namespace", "_next", "_out", "_sent",
-        "_shim", "_socket", "_timer", "lost", "on_idle",
+        "_shim", "_socket", "_timer", "_unsent", "lost", "on_idle",
     )  # fmt: skip
 
     def __init__(self, loop: Loop, address: str, namespace: str) -> None:
@@ -54,6 +56,7 @@ class Outbox:
         self._next = 0
         self._events: dict[int, bytes] = {}
         self._sent: dict[int, int] = {}  # stream of the connection -> number of the event
+        self._unsent = 0  # the number of the next event for this connection
         self._connection: TtrpcConnection | None = None
         self._socket: _socket.socket | None = None
         self._out = b""
@@ -87,8 +90,7 @@ class Outbox:
         self._next += 1
         self._events[number] = encode(ForwardRequest, {"envelope": envelope})
         if self._connection is not None:
-            self._send(number)
-            self._flush()
+            self._send_more()
         elif self._timer is None:
             self._connect()
 
@@ -134,14 +136,26 @@ class Outbox:
         """Send through ``peer``, which is connected, does not block, and is owned from now on."""
         self._socket, self._connection = peer, TtrpcConnection(client=True)
         self._loop.watch(peer.fileno(), READ, self._ready)
-        for number in self._events:
-            self._send(number)
-        self._flush()
+        self._unsent = next(iter(self._events), self._next)
+        self._send_more()
 
     def _wait(self) -> None:
         delay = RETRY[min(self._attempt, len(RETRY) - 1)]
         self._attempt += 1
         self._timer = self._loop.later(delay, self._connect)
+
+    def _send_more(self) -> None:
+        """Send what the daemon has not had yet, as far as it reads and acknowledges."""
+        room = MAX_UNREAD - len(self._out)
+        while (
+            self._connection is not None and room > 0 and self._unsent < self._next and len(self._sent) < MAX_KEPT
+        ):  # fmt: skip
+            event = self._events.get(self._unsent)
+            if event is not None:  # not forgotten
+                self._send(self._unsent)
+                room -= len(event)
+            self._unsent += 1
+        self._flush()
 
     def _send(self, number: int) -> None:
         assert self._connection is not None
@@ -169,6 +183,7 @@ class Outbox:
     def _ready(self, ready: int) -> None:
         if ready & WRITE:
             self._flush()
+            self._send_more()
         if self._socket is None or self._connection is None or not ready & ~WRITE:
             return
         try:
@@ -185,6 +200,8 @@ class Outbox:
                 # An error is an answer too: the daemon does not want this event, and asking again changes nothing.
                 self._attempt = 0
                 self._events.pop(self._sent.pop(event.stream_id, -1), None)
+        if self._unsent < self._next:
+            self._send_more()
         if not self._events and self.on_idle is not None:
             self.on_idle()
 

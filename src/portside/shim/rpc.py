@@ -7,6 +7,7 @@ that breaks the protocol hurts its own connection at most; one that does not rea
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 from struct import unpack
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 MAX_CONNECTIONS: Final = 128
 """Peers at once; further ones wait in the listener's queue."""
+SCARCE_PAUSE: Final = 0.5
+"""Seconds until peers are accepted again after descriptors or memory ran out."""
+_SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 MAX_UNREAD: Final = 1 << 20
 """Bytes of answers that a peer may leave unread before we stop reading its requests."""
 READ_SIZE: Final = 64 << 10
@@ -97,8 +101,11 @@ class Server:
     def _accept(self, _ready: int) -> None:
         try:
             fd, _address = self._listener._accept()  # type: ignore[attr-defined]
-        except OSError:
-            return  # The peer has gone again, or descriptors ran out: the next round tries once more.
+        except OSError as error:
+            if error.errno in _SCARCE:  # It would stay ready, and the loop would spin.
+                self._loop.forget(self._listener.fileno())
+                self._loop.later(SCARCE_PAUSE, self._listen)
+            return  # else the peer has gone again
         peer = _socket.socket(fileno=fd)
         _pid, uid, _gid = unpack("3i", peer.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12))
         if uid not in (0, os.geteuid()):
@@ -121,7 +128,10 @@ class Server:
     def lost(self, connection: Connection) -> None:
         """A peer is gone."""
         self.connections.discard(connection)
-        if self._listener.fileno() >= 0:
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._listener.fileno() >= 0 and len(self.connections) < MAX_CONNECTIONS:
             self._loop.watch(self._listener.fileno(), READ, self._accept)
 
     def freeze(self, ice: Freezing) -> Values:
