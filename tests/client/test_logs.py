@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from portside.client.labels import LOG, LOG_FORMAT
 from portside.client.log_lines import LogEntry, parse_line, parse_time
-from portside.client.logs import logs
+from portside.client.logs import _LogReader, logs
 from portside.client.places import Places
 from portside.client.remove import remove_log
 from portside.core.containers import Container
@@ -60,6 +62,34 @@ async def test_exact_bytes_come_back(tmp_path: Path) -> None:
     entries = await read(_Services(), tmp_path / "log")
     by_stream = {name: b"".join(e.data for e in entries if e.stream == name) for name in ("stdout", "stderr")}
     assert by_stream == {"stdout": b"one\ntwo\n" + long + b"\n\xff\x00 end", "stderr": b"oops\n\n"}
+
+
+async def test_cancelled_while_the_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is closed after the read, so that the descriptor cannot be another file's by then."""
+    reading, go_on = threading.Event(), threading.Event()
+    readers: list[_LogReader] = []
+
+    class Slow(_LogReader):
+        def _parse(self, data: bytes) -> list[LogEntry]:
+            readers.append(self)
+            reading.set()
+            assert go_on.wait(60)
+            os.fstat(self._fd)
+            return super()._parse(data)
+
+    monkeypatch.setattr("portside.client.logs._LogReader", Slow)
+    write(tmp_path / "log", ("stdout", b"one\n"))
+    task = asyncio.create_task(read(_Services(), tmp_path / "log", follow=True))
+    await asyncio.to_thread(reading.wait)
+    task.cancel()
+    await asyncio.sleep(0)
+    (reader,) = readers
+    os.fstat(reader._fd)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert reader._fd == -1
+    assert reader.read() == []
 
 
 async def test_tail_and_times(tmp_path: Path) -> None:

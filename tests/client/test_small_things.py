@@ -56,6 +56,8 @@ def test_labels_of_an_image_that_mean_something_stay_behind() -> None:
         "io.containerd.image.config.stop-signal": "KILL",
         "": "x",
         "long": "x" * 4096,
+        "lone": "\ud800",
+        "\udcff": "x",
         "maintainer": "me",
     }
     assert inherited(labels) == {"maintainer": "me"}

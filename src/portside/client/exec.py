@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from portside.client.image_user import image_user
+from portside.client.remove import discard_process
 from portside.client.run import Attached, command_failure
-from portside.client.spec import ALL_CAPABILITIES, capability_sets, console_size, merge_env
+from portside.client.spec import capability_sets, console_size, merge_env
 from portside.core.anymessage import PROCESS, AnyMessage
 from portside.core.containers import Container
 from portside.core.services import Services
 from portside.core.tasks import TaskIO
-from portside.errors import FailedPrecondition, InvalidArgument, PortsideError
+from portside.errors import FailedPrecondition, InvalidArgument
+from portside.linux.capabilities import NAMES as ALL_CAPABILITIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,7 @@ async def exec_process(
     try:
         await services.tasks.start(container.id, exec_id)
     except BaseException as error:
-        try:
-            await services.tasks.delete(container.id, exec_id)
-        except PortsideError:
-            pass
+        await discard_process(services, container.id, exec_id)
         failure = command_failure(error)
         if failure is error:
             raise

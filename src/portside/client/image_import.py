@@ -24,6 +24,7 @@ from portside.client.unpack import unpack
 from portside.core.content import MAX_DOCUMENT, read_blob
 from portside.core.images import Image
 from portside.core.services import Services
+from portside.core.work import in_thread
 from portside.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from portside.layers.compression import GZIP, MAGIC_SIZE, PLAIN, detect
 from portside.layers.tar import HARD_LINK, REGULAR, SYMBOLIC_LINK, Entry, TarParser
@@ -143,7 +144,7 @@ class _Import:
                 assert isinstance(part, memoryview)
                 await writer.write(part)
                 if expected is None:
-                    hasher.update(part)
+                    await in_thread(hasher.update, part)
                 written += len(part)
             digest = expected or Digest(f"sha256:{hasher.hexdigest()}")
             try:
@@ -349,7 +350,7 @@ async def _inflated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             yield chunk
             continue
         while chunk:
-            yield inflater.decompress(chunk, 1 << 20)
+            yield await in_thread(inflater.decompress, chunk, 1 << 20)
             chunk = inflater.unconsumed_tail
 
 

@@ -23,13 +23,18 @@ _RESERVED = ("containerd.io/", "io.containerd.", "io.cri-containerd", "io.kubern
 def inherited(image_labels: Mapping[str, str]) -> dict[str, str]:
     """The labels of an image's configuration that its containers carry.
 
-    Never those that make an engine do something, which an image's author must not decide (CVE-2026-53488); too long
-    ones are left out.
+    Never those that make an engine do something, which an image's author must not decide (CVE-2026-53488). Left out
+    are those that no engine can keep: too long ones, and text that is not Unicode (a lone ``\\ud800``).
     """
     return {
         key: value
         for key, value in image_labels.items()
-        if key
-        and not key.lower().startswith(_RESERVED)
-        and len(key.encode("utf-8", "surrogateescape")) + len(value.encode("utf-8", "surrogateescape")) <= MAX_LABEL
+        if key and not key.lower().startswith(_RESERVED) and _can_be_kept(key, value)
     }
+
+
+def _can_be_kept(key: str, value: str) -> bool:
+    try:
+        return len(key.encode()) + len(value.encode()) <= MAX_LABEL
+    except UnicodeEncodeError:
+        return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 
@@ -62,7 +63,8 @@ async def logs(
         for entry in wanted.among(reader.rest()):
             yield entry
     finally:
-        reader.close()
+        # In turn after a read that is still under way: a cancelled caller leaves that behind.
+        await in_thread(reader.close)
 
 
 async def _has_ended(services: Services, container: Container) -> bool:
@@ -89,16 +91,25 @@ class _Wanted:
 
 
 class _LogReader:
-    """A log file, read by name: starts with the rotated one, goes on with whatever carries the name. Blocking."""
+    """A log file, read by name: starts with the rotated one, goes on with whatever carries the name.
+
+    Blocking; one thread at a time has it.
+    """
 
     def __init__(self, path: str, raw: bool) -> None:
         self._path, self._raw = path, raw
+        self._lock = threading.Lock()
+        self._closed = False
         self._fd = -1
         self._rest = b""
         self._started = raw
 
     def read(self) -> list[LogEntry]:
-        """The next entries, up to ``CHUNK`` bytes of them; none if there are no more for now."""
+        """The next entries, up to ``CHUNK`` bytes of them; none if there are no more for now, or once it is closed."""
+        with self._lock:
+            return [] if self._closed else self._read()
+
+    def _read(self) -> list[LogEntry]:
         if not self._started:
             self._started = True
             self._open(f"{self._path}.1")
@@ -118,7 +129,12 @@ class _LogReader:
         return [entry] if entry is not None else []
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, once nobody reads it."""
+        with self._lock:
+            self._closed = True
+            self._close()
+
+    def _close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -130,7 +146,7 @@ class _LogReader:
             return False
         except OSError as error:
             raise from_oserror(error, f"open log {path}") from error
-        self.close()
+        self._close()
         self._fd = fd
         return True
 

@@ -47,13 +47,18 @@ async def _delete_task(services: Services, container: Container, force: bool) ->
 
 async def discard(services: Services, container: Container) -> None:
     """Remove whatever there is of a container that did not come to be; never fails."""
-    try:
-        await _kill(services, container.id)
-        await services.tasks.delete(container.id)
-    except PortsideError:
-        pass
+    await discard_process(services, container.id)
     steps = (services.containers.delete(container.id), _remove_snapshot(services, container), _remove_log(container))
     await asyncio.gather(*steps, return_exceptions=True)
+
+
+async def discard_process(services: Services, id: str, exec_id: str = "") -> None:
+    """Kill and delete a task or an exec that did not come to be, or did as its start was cancelled; never fails."""
+    try:
+        await _kill(services, id, exec_id)
+        await services.tasks.delete(id, exec_id)
+    except PortsideError:
+        return
 
 
 async def quietly(step: Awaitable[object]) -> None:
@@ -64,22 +69,22 @@ async def quietly(step: Awaitable[object]) -> None:
         return
 
 
-async def _kill(services: Services, id: str) -> None:
+async def _kill(services: Services, id: str, exec_id: str = "") -> None:
     try:
-        status = (await services.tasks.get(id)).status
+        status = (await services.tasks.get(id, exec_id)).status
     except NotFound:
         return
     if status in (Status.STOPPED, Status.CREATED):
-        # Deleting a created task kills it.
+        # Deleting what is created kills it.
         return
-    await quietly(services.tasks.kill(id, SIGKILL, all=True))
+    await quietly(services.tasks.kill(id, SIGKILL, exec_id, all=not exec_id))
     if status in (Status.PAUSED, Status.PAUSING):
         # A frozen process dies only once it is thawed (cgroup v1).
         try:
             await services.tasks.resume(id)
         except PortsideError:
             pass
-    await quietly(services.tasks.wait(id))
+    await quietly(services.tasks.wait(id, exec_id))
 
 
 async def _remove_log(container: Container) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from portside.client.labels import LOG
-from portside.client.places import Places
+from portside.client.remove import discard_process
 from portside.core.containers import Container
 from portside.core.mount import Mount
 from portside.core.services import Services
 from portside.core.tasks import Status, TaskIO
-from portside.errors import FailedPrecondition, NotFound, PortsideError
+from portside.errors import FailedPrecondition, NotFound
 
 
 async def start(services: Services, container: Container, io: TaskIO, rootfs: Sequence[Mount] | None = None) -> int:
@@ -25,17 +24,8 @@ async def start(services: Services, container: Container, io: TaskIO, rootfs: Se
     try:
         return await services.tasks.start(container.id)
     except BaseException:
-        try:
-            await services.tasks.delete(container.id)
-        except PortsideError:
-            pass
+        await discard_process(services, container.id)
         raise
-
-
-def log_io(places: Places, container: Container, *, stdin: str = "", terminal: bool = False) -> TaskIO:
-    """Streams of a container that nobody is attached to: everything goes to its log."""
-    uri = places.log_uri(container.labels[LOG])
-    return TaskIO(stdin, uri, "" if terminal else uri, terminal)
 
 
 async def _clear(services: Services, container: Container) -> None:
