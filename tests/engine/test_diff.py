@@ -11,10 +11,10 @@ import tarfile
 import pytest
 
 from portside.core.labels import UNCOMPRESSED
-from portside.core.mount import Mount
+from portside.core.mount import Mount, split_lowers
 from portside.core.snapshots import Kind
 from portside.engine.diff import LocalDiff
-from portside.engine.directories import Target, split_lowers, stack_of, target_of
+from portside.engine.directories import Target, stack_of, target_of
 from portside.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 from portside.layers.unpack import Whiteouts
 from portside.oci.descriptor import LAYER, LAYER_GZIP, LAYER_ZSTD, MANIFEST, Descriptor

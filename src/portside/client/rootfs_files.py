@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Sequence
 
-from portside.core.mount import Mount
+from portside.core.mount import Mount, split_lowers
 from portside.errors import FailedPrecondition, InvalidArgument, NotFound, from_oserror
 
 MAX_LINKS = 40
@@ -35,23 +35,7 @@ def layer_directories(mounts: Sequence[Mount]) -> list[str]:
         raise FailedPrecondition(f"snapshot of type {mount.type}: not readable without mounting it")
     options = dict(option.partition("=")[::2] for option in mount.options)
     directories = [options["upperdir"]] if "upperdir" in options else []
-    return directories + _split(options.get("lowerdir", ""))
-
-
-def _split(lowerdir: str) -> list[str]:
-    r"""``a:b`` as the kernel splits it, with ``\:`` a colon in a name."""
-    parts, current, escaped = [], "", False
-    for character in lowerdir:
-        if escaped:
-            current, escaped = current + character, False
-        elif character == "\\":
-            escaped = True
-        elif character == ":":
-            parts.append(current)
-            current = ""
-        else:
-            current += character
-    return [part for part in [*parts, current] if part]
+    return [*directories, *split_lowers(options.get("lowerdir", ""))]
 
 
 def read_rootfs_file(directories: Sequence[str], path: str, limit: int) -> bytes:

@@ -13,3 +13,19 @@ class Mount:
     source: str
     target: str = ""
     options: tuple[str, ...] = ()
+
+
+def split_lowers(text: str) -> tuple[str, ...]:
+    """The directories of a ``lowerdir=`` option, top first; a backslash keeps the colon after it (overlayfs.rst)."""
+    parts, current, escaped = [], "", False
+    for character in text:
+        if escaped:
+            current, escaped = current + character, False
+        elif character == "\\":
+            escaped = True
+        elif character == ":":
+            parts.append(current)
+            current = ""
+        else:
+            current += character
+    return tuple(part for part in (*parts, current) if part)

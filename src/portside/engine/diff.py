@@ -22,9 +22,9 @@ from portside.engine.directories import OpenTarget, open_stack, open_target
 from portside.errors import AlreadyExists, InvalidArgument, PortsideError, from_oserror
 from portside.layers.compression import compression_of
 from portside.layers.workers import Applied, Compared, apply_layer, compare_trees
+from portside.linux.sync import sync_file_system
 from portside.oci.descriptor import LAYER, LAYER_GZIP, Descriptor
 from portside.oci.digest import Digest
-from portside.snapshots.durability import sync_file_system
 from portside.snapshots.overlay import in_user_namespace
 
 _CHUNK = 1 << 20

@@ -13,7 +13,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from portside.core.mount import Mount
+from portside.core.mount import Mount, split_lowers
 from portside.core.work import in_thread
 from portside.errors import FailedPrecondition, InvalidArgument, Unimplemented, from_oserror
 from portside.layers.unpack import Whiteouts
@@ -87,22 +87,6 @@ def _is_bind(mount: Mount) -> bool:
 def overlay_values(mount: Mount) -> dict[str, str]:
     """The options of the form ``name=value``."""
     return dict(option.split("=", 1) for option in mount.options if "=" in option)
-
-
-def split_lowers(text: str) -> tuple[str, ...]:
-    """The directories of a ``lowerdir=`` option, top first; a backslash keeps the colon after it (overlayfs.rst)."""
-    parts, current, escaped = [], "", False
-    for character in text:
-        if escaped:
-            current, escaped = current + character, False
-        elif character == "\\":
-            escaped = True
-        elif character == ":":
-            parts.append(current)
-            current = ""
-        else:
-            current += character
-    return tuple(part for part in (*parts, current) if part)
 
 
 @contextlib.asynccontextmanager

@@ -53,6 +53,7 @@ _NUMBERS = {
     "setns": (308, 268),
     "setresgid": (119, 149),
     "setresuid": (117, 147),
+    "syncfs": (306, 267),
     "umount2": (166, 39),
     "unshare": (272, 97),
 }

@@ -7,13 +7,13 @@ record. Both hold the digest's lock, so that bytes that have just been promised 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
 from portside.content.blobs import BlobStore
+from portside.core.locks import KeyedLocks
 from portside.core.work import in_thread
 from portside.errors import NotFound, PortsideError
 from portside.metadata.background import Background
@@ -38,7 +38,7 @@ class BlobKeeper:
         self.db, self.blobs, self.background = db, blobs, background
         self.open_refs: set[tuple[str, str]] = set()
         """Namespace and ref of every writer that is open now."""
-        self._locks: dict[Digest, tuple[asyncio.Lock, int]] = {}
+        self._locks: KeyedLocks[Digest] = KeyedLocks()
         self._doomed: set[Digest] = set()
         self._doomed_ingests: set[str] = set()
         db.published.append(self._watch)
@@ -49,17 +49,8 @@ class BlobKeeper:
         if digest is None:
             yield
             return
-        lock, users = self._locks.get(digest, (asyncio.Lock(), 0))
-        self._locks[digest] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks[digest]
-            if users == 1:
-                del self._locks[digest]
-            else:
-                self._locks[digest] = (lock, users - 1)
+        async with self._locks.one(digest):
+            yield
 
     async def reconcile(self) -> None:
         """Compare disk and records after a start, perhaps after a crash.

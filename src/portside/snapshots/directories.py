@@ -22,8 +22,8 @@ from pathlib import Path
 
 from portside.core.snapshots import Kind, Usage
 from portside.errors import NotFound, from_oserror
+from portside.linux.sync import sync_file_system
 from portside.linux.trees import count_tree, remove_tree
-from portside.snapshots.durability import sync_file_system
 
 
 class DirectoryDriver:
