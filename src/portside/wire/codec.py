@@ -9,6 +9,8 @@ default, and is deterministic (fields by number, maps by key). Decoding gives a 
 not on the wire reads as its default: ``message["exec_id"]`` is ``""``, a repeated field ``[]``, a map ``{}``, and an
 absent message or ``optional`` field ``None``; ``in`` and ``get`` tell what was really there.
 
+Long, as one module is one import for a process that has to start fast, and both directions share the kinds of fields.
+
 Source: protobuf.dev/programming-guides/encoding. Imported by shims: standard library only.
 """
 

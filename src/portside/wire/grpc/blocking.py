@@ -6,6 +6,8 @@ are built from constants (``plain_hpack.py``), answers are read in full, and onl
 HPACK than servers of ours do brings in the real decoder. Each streamed answer gets a connection of its own, so that
 its descriptor can be polled and other calls never mix with it.
 
+Long, as one module is one import for a command, and because it is a whole protocol, from the socket to the status.
+
 Source: RFC 9113, RFC 7541, "gRPC over HTTP/2".
 """
 
