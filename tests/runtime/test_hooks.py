@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from portside.errors import InvalidArgument
+from portside.runtime import hooks
 from portside.runtime.failure import RuntimeFailure
 from portside.runtime.hooks import run_hooks
 from portside.runtime.spec import Hook
@@ -127,3 +128,9 @@ def test_a_hook_that_reads_nothing_and_writes_much() -> None:
 def test_wrong_hooks(entry: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidArgument, match=rf"hook\.{field}"):
         Hook(entry, "hook")
+
+
+def test_a_hook_without_a_limit_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks, "TIMEOUT", 0.05)
+    with pytest.raises(RuntimeFailure, match=r"did not end within 0\.05 s"):
+        run_hooks("poststop", [Hook(hook("exec sleep 1000"), "here")], b"{}")

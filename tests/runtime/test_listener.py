@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from portside.errors import InvalidArgument
+from portside.runtime import listener as listener_module
 from portside.runtime.failure import RuntimeFailure
 from portside.runtime.listener import Listener
 from tests.runtime.box import Box, Change, finish
@@ -63,6 +64,18 @@ def test_without_an_agent_nothing_runs(box: Box, tmp_path: Path) -> None:
         with pytest.raises(RuntimeFailure):
             container.start()
         assert finish(container.init) != 0
+
+
+def test_an_agent_that_accepts_nobody_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "PATIENCE", 0.05)
+    path = str(tmp_path / "agent")
+    profile = {"listenerPath": path, "syscalls": []}
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as first:
+        server.bind(path)
+        server.listen(0)
+        first.connect(path)
+        with pytest.raises(RuntimeFailure, match="hand the seccomp listener over"):
+            Listener(profile).hand_over(0, 1, b'{"ociVersion": "1.2.0"}')
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from portside.runtime.spec import Hook, Spec
 
+#: Seconds that a hook may take which brings no limit of its own; less than anybody waits for a container to be made.
+TIMEOUT = 100.0
 #: How much of what a failing hook wrote becomes part of the error, in bytes.
 _OUTPUT_LIMIT = 1024
 
@@ -78,10 +80,11 @@ def _run(hook: Hook, step: str, state: bytes, environment: Mapping[str, str]) ->
 def _wait(pid: int, hook: Hook, step: str, said: int) -> None:
     fd = os.pidfd_open(pid)
     try:
-        if not pidfds.wait_exit(fd, hook.timeout or None):
+        seconds = hook.timeout or TIMEOUT
+        if not pidfds.wait_exit(fd, seconds):
             pidfds.send_signal(fd, signal.SIGKILL)
             pidfds.reap(fd)
-            raise RuntimeFailure(step, hook.path, reason=f"did not end within {hook.timeout} s")
+            raise RuntimeFailure(step, hook.path, reason=f"did not end within {seconds:g} s")
         status = pidfds.reap(fd)
     finally:
         os.close(fd)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket
 import array
 import json
+import struct
 
 from portside.errors import InvalidArgument
 from portside.runtime.failure import RuntimeFailure
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+#: Seconds that the agent may take to accept, and to take the message.
+PATIENCE = 5.0
 # What a process still has to do under its filter: an agent that is not there yet could not answer for these.
 _OUR_CALLS = frozenset(("sendmsg", "close", "capset", "execve"))
 
@@ -51,6 +54,10 @@ class Listener:
         }
         agent = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         try:
+            # Not settimeout: a socket that does not block does not wait for room among those to be accepted.
+            seconds, rest = divmod(PATIENCE, 1)
+            patience = struct.pack("ll", int(seconds), int(rest * 1e6))
+            agent.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, patience)
             agent.connect(self.path)
             rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [fd]))]
             agent.sendmsg([json.dumps(message).encode()], rights)
