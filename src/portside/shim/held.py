@@ -14,6 +14,7 @@ from portside.linux.cgroups.oom import OomWatch, OomWatchV1, OomWatchV2
 from portside.runtime import dialogue
 from portside.runtime.container import Container, Process, _filters
 from portside.runtime.failure import RuntimeFailure
+from portside.runtime.listener import Listener
 from portside.runtime.spec import HOOK_KINDS, Spec
 from portside.shim.loop import close_fd
 
@@ -64,6 +65,8 @@ class HeldContainer(Container):
             known = Spec(spec)
             seccomp = _filters(cache_dir).get(known.seccomp) if known.seccomp else None
         made = cls(id, bundle, known, Cgroup.open(facts["cgroup"]), seccomp, facts["keyring"])
+        if seccomp is not None and seccomp.notifies:
+            made._listener = Listener(known.seccomp)
         made.init = Process(facts["pid"], pidfd)
         made._pidfd = pidfd
         if channel >= 0:
@@ -84,25 +87,43 @@ class HeldContainer(Container):
         """The same descriptor; -1 once the start is over."""
         return self._channel.fileno() if self._channel is not None else -1
 
-    def finish_start(self, closing: Callable[[], None]) -> bool:
+    def finish_start(self, closing: Callable[[], None], listens: Callable[[int], None]) -> bool:
         """Whether init has become its program, or has died; False if neither yet. RuntimeFailure if it could not.
 
-        ``closing`` is called before the descriptor is closed.
+        ``closing`` is called before the descriptor is closed. ``listens`` gets a seccomp listener for the agent, and
+        owns it.
         """
         assert self._channel is not None
         kind, payload = b"", b""
         try:
-            kind, payload, _ = self._channel.receive(wait=False)
+            kind, payload, fd = self._channel.receive(wait=False)
         except BlockingIOError:
             return False
         except dialogue.PeerGone:
             pass
+        else:
+            if kind == dialogue.LISTENER and fd >= 0:
+                listens(fd)
+                return False
         closing()
-        self._channel.close()
-        self._channel = None
+        self.end_start()
         if kind == dialogue.FAILED:
             raise dialogue.decode_failure(payload).within(f"start container {self.id}")
         return True
+
+    def end_start(self) -> None:
+        """Hear no more of it."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def hand_listener_over(self, fd: int) -> None:
+        """Give init's seccomp listener to the agent, from a container that is whole.
+
+        RuntimeFailure if there is no agent; init, whom nobody would answer, is killed then.
+        """
+        if self._listener is not None:
+            self._hand_over(self._listener, fd, self.init.pid)
 
     def freeze(self, ice: Freezing) -> list[int]:
         """See ``frozen.py``: the places of what ``take_over`` takes."""
@@ -110,9 +131,7 @@ class HeldContainer(Container):
 
     def close(self) -> None:
         """Let go of the container without ending it."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        self.end_start()
         fd, self._pidfd = self._pidfd, -1
         close_fd(fd)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from portside.shim.maker import Made
     from portside.shim.outbox import Outbox
     from portside.shim.process import Process
+    from portside.shim.starting import Starting
     from portside.shim.task import Task
 
     Outcome = Made | PortsideError
@@ -40,8 +41,8 @@ class Shim:
         """Children at work."""
         self.make: Make = self._make
         """Run work in a child; then call with what it made, or with what went wrong."""
-        self.starting: set[Task] = set()
-        """Tasks whose init is between start and execve."""
+        self.starting: set[Starting] = set()
+        """Of each task whose init is between start and execve."""
 
     def _make(self, work: Callable[[], Made], undo: Callable[[], None], done: Callable[[Outcome], None]) -> None:
         Maker(self.loop, self.makers, work, undo, done)
@@ -62,8 +63,8 @@ class Shim:
             if not pid:
                 return
             # Started comes before exit, and what has been made was announced before it came to us.
-            for task in list(self.starting):
-                task.poll_start()
+            for starting in list(self.starting):
+                starting.poll()
             if pid not in self.by_pid:
                 for maker in list(self.makers):
                     maker.poll()

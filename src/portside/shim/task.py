@@ -23,10 +23,10 @@ from portside.shim import record, signals
 from portside.shim.external import ExternalContainer
 from portside.shim.frozen import NotQuiet
 from portside.shim.held import HeldContainer, freeze_oom, thaw_oom
-from portside.shim.loop import READ
 from portside.shim.process import CREATED, PAUSED, RUNNING, STOPPED, Process
 from portside.shim.recipe import MAX_SPEC, Recipe, parse_json
 from portside.shim.rootfs import Rootfs
+from portside.shim.starting import Starting
 from portside.shim.stdio import Streams
 
 TYPE_CHECKING = False
@@ -132,31 +132,18 @@ class Task:
         self._started = done
         container = self._container
         if isinstance(container, HeldContainer):
-            self._shim.starting.add(self)
-            self._shim.loop.watch(container.begin_start(), READ, lambda _: self.poll_start())
+            Starting(self._shim, container, self._whole, self._execve_done)
         else:
             self._shim.make(lambda: _nothing_made(container.start), _no_undo, self._start_finished)
 
-    def poll_start(self) -> None:
-        """Look whether init has become its program."""
-        container = self._container
-        if self not in self._shim.starting or not isinstance(container, HeldContainer):
-            return
-        fd = container.start_fd
-        try:
-            if not container.finish_start(lambda: self._shim.loop.forget(fd)):
-                return
-        except PortsideError as error:
-            self._shim.starting.discard(self)
-            self._start_finished(error)
-            return
-        self._shim.starting.discard(self)
-        if self._facts["hooks"]:
-            recipe = Recipe(self.id, self.bundle, (), self._options, self._shim)
-            hooks = lambda: _nothing_made(recipe.whole(self._facts).run_poststart)  # noqa: E731
-            self._shim.make(hooks, _no_undo, self._start_finished)
+    def _whole(self) -> HeldContainer:
+        return Recipe(self.id, self.bundle, (), self._options, self._shim).whole(self._facts)
+
+    def _execve_done(self, outcome: Outcome) -> None:
+        if self._facts["hooks"] and not isinstance(outcome, PortsideError):
+            self._shim.make(lambda: _nothing_made(self._whole().run_poststart), _no_undo, self._start_finished)
         else:
-            self._start_finished(({}, []))
+            self._start_finished(outcome)
 
     def _start_finished(self, outcome: Outcome) -> None:
         done, self._started = self._started, None
