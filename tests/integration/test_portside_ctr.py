@@ -11,9 +11,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from portside.cli.ctr import making
+from portside.cli.ctr.main import main
+from portside.cli.main import Context
+from portside.client.users import User
 from tests.support import images, peers
 from tests.support.containerd import containerd
 from tests.support.peers import Daemon, wait_for
@@ -198,6 +203,23 @@ def test_run(server: Server) -> None:
     big = server.ours("run", "--rm", server.image, R4, "sh", "-c", "yes 0123456789abcdef | head -c 2000000").stdout
     assert len(big) == 2_000_000
     assert server.theirs("containers", "ls", "-q").stdout == ""
+
+
+@with_portside
+def test_made_while_garbage_is_collected(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up = making.image_user
+
+    async def image_user(*arguments: Any) -> User:
+        lease = server.theirs("leases", "create").stdout.strip()
+        server.theirs("leases", "delete", "--sync", lease)
+        return await looked_up(*arguments)
+
+    monkeypatch.setattr(making, "image_user", image_user)
+    context = Context()
+    context.address = str(server.address)
+    assert main(context, ["containers", "create", server.image, BAD, "true"]) == 0
+    assert server.ours("tasks", "start", BAD).stdout == ""
+    server.ours("containers", "rm", BAD)
 
 
 @with_portside

@@ -11,6 +11,7 @@ from portside.cli.ctr.command import Session, Values, pairs
 from portside.cli.options import Option
 from portside.client.closure import config_of, manifest_of
 from portside.client.image_user import image_user
+from portside.client.leasing import leased
 from portside.client.lookup import find_image
 from portside.client.run_options import RunOptions, Volume
 from portside.client.spec import make_spec
@@ -19,6 +20,7 @@ from portside.client.users import User
 from portside.core.anymessage import RUNC_OPTIONS, SPEC, AnyMessage
 from portside.core.containers import Container
 from portside.core.mount import Mount
+from portside.core.services import Services
 from portside.errors import InvalidArgument
 from portside.oci.digest import chain_id
 
@@ -50,7 +52,13 @@ async def make(
     session: Session, values: Values, image_name: str, id: str, args: Sequence[str]
 ) -> tuple[Container, tuple[Mount, ...]]:
     """Record and snapshot; how to see the root."""
-    services = session.services
+    async with leased(session.services) as services:  # until the record holds it, nothing else holds the snapshot
+        return await _make(services, session.namespace, values, image_name, id, args)
+
+
+async def _make(
+    services: Services, namespace: str, values: Values, image_name: str, id: str, args: Sequence[str]
+) -> tuple[Container, tuple[Mount, ...]]:
     image = await find_image(services, image_name)
     _, manifest = await manifest_of(services, image.target)
     config = await config_of(services, manifest)
@@ -59,7 +67,7 @@ async def make(
     mounts = await services.snapshotter(snapshotter).prepare(id, chain_id(list(config.diff_ids)))
     try:
         user = await image_user(mounts, values["user"] or config.user, ())
-        spec = _spec(id, session.namespace, config, _options(values, args), user, values)
+        spec = _spec(id, namespace, config, _options(values, args), user, values)
         container = Container(
             id, values["runtime"], spec, pairs(values["label"]), image.name, _runtime_options(values), snapshotter, id
         )
