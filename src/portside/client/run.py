@@ -75,7 +75,8 @@ async def run(
 def command_failure(error: BaseException) -> BaseException:
     """What the failure of a start says of the command, if it is about that.
 
-    By its text: for a process that cannot be made, runtimes (ours, runc, crun) have no status but Unknown.
+    By its text, as the status does not tell: containerd's shims have Unknown for every failure of a runtime, which
+    clients know and ours keeps to, and NotFound would be said of a missing mount, snapshot or task just as well.
     """
     if isinstance(error, PortsideError):
         text = str(error)
