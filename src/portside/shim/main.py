@@ -279,6 +279,7 @@ def _write(path: bytes, data: bytes, offset: int) -> None:
 
 def main(arguments: list[str]) -> int:
     """The fallback's entry."""
+    linux.close_all_but((0, 1, 2, int(arguments[2])))
     prepare_process()
     run(os.fsencode(arguments[1]).replace(b"\n", b"\0"), int(arguments[2]))
     return 0

@@ -24,6 +24,7 @@ import _socket
 import gc
 import struct
 
+from portside.linux.process import close_all_but
 from portside.shim import main as shim
 from portside.shim import signals
 from portside.shim.rehearsal import ROUNDS, rehearse
@@ -89,4 +90,5 @@ def _be_shim(data: bytes, listener: int) -> None:
 
 
 if __name__ == "__main__":
+    close_all_but((0, 1, 2, int(sys.argv[1])))  # not the one that the interpreter was executed from
     serve(_socket.socket(fileno=int(sys.argv[1])), sys.argv[2])

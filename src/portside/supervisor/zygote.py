@@ -19,6 +19,7 @@ from pathlib import Path
 from portside import shim
 from portside.core.work import in_thread
 from portside.errors import Unavailable
+from portside.runtime.interpreter import open_interpreter
 from portside.shim.main import Config
 from portside.shim.zygote import CALL
 
@@ -105,13 +106,27 @@ class Zygote:
                 await in_thread(_finish, process)
 
     def _exec(self, name: str, arguments: list[str], inherited: socket.socket) -> subprocess.Popen[bytes]:
-        """Start one of the shim's programs: isolated, without site, in a session of its own."""
+        """Start one of the shim's programs: isolated, without site, in a session of its own.
+
+        The interpreter is executed from a read-only mount in no namespace, where we may make one: what enters a
+        container later is forked from this process, and nobody can write to the interpreter through its exe link.
+        """
         command = [self._python, "-I", "-S", "-E", str(_DIRECTORY / name), *arguments]
         path = os.environ.get("PATH", os.defpath)
-        return subprocess.Popen(
-            command, pass_fds=(inherited.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            env={"PATH": path}, cwd="/", start_new_session=True,
-        )  # fmt: skip
+        try:
+            protected = open_interpreter(self._python)
+        except OSError as error:
+            log.debug("the interpreter is not protected by a mount of its own: %s", error)
+            protected = -1
+        try:
+            return subprocess.Popen(
+                command, executable=f"/proc/self/fd/{protected}" if protected >= 0 else None,
+                pass_fds=[fd for fd in (inherited.fileno(), protected) if fd >= 0], stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, env={"PATH": path}, cwd="/", start_new_session=True,
+            )  # fmt: skip
+        finally:
+            if protected >= 0:
+                os.close(protected)
 
     async def _fork(self, config: Config, listener: socket.socket) -> tuple[int, int]:
         control = self._control
