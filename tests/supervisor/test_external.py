@@ -59,6 +59,27 @@ async def test_exec_pause_stats_and_kill_with_runc(engine: Engine, runc: dict[st
     await engine.supervisor.delete(task)
 
 
+async def test_a_slow_runtime_holds_nobody_up(engine: Engine, runc: dict[str, object], tmp_path: Path) -> None:
+    gate, script = tmp_path / "gate", tmp_path / "runtime"
+    os.mkfifo(gate)
+    verbs = f'*" pause "*) read line < {gate};; *" ps "*) echo a warning >&2;;'
+    script.write_text(f'#!/bin/sh\ncase "$*" in {verbs} esac\nexec runc "$@"\n')
+    script.chmod(0o755)
+    options = {"binary_name": str(script), "root": str(engine.directory / "runc")}
+    task = await engine.run("c", "sleep", "1000", options={**runc, "value": encode(Options, options)})
+    pausing = asyncio.create_task(task.call("Pause"))
+    assert len((await task.call("Pids"))["processes"]) == 1
+    assert (await task.call("State"))["status"] == Status.RUNNING and not pausing.done()
+    await asyncio.to_thread(gate.write_text, "go\n")
+    await pausing
+    assert (await task.state()).status == Status.PAUSED
+    await task.call("Resume")
+    with pytest.raises(PortsideError):
+        await task.call("Resume")
+    assert engine.topics("c")[-2:] == ["paused", "resumed"]
+    await engine.remove("c")
+
+
 async def test_a_terminal_with_runc(engine: Engine, runc: dict[str, object], tmp_path: Path) -> None:
     client = Client(tmp_path)
     io = {**client.io, "stderr": "", "terminal": True}

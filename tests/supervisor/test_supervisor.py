@@ -17,7 +17,7 @@ from portside.wire.tables import io_containerd_cgroups_v2 as v2
 from tests.shim.test_logfile import replay
 from tests.supervisor.conftest import NAMESPACE, Client, Engine, eventually
 from tests.support import leftovers
-from tests.support.bundles import dump
+from tests.support.bundles import dump, overlay_mount
 
 
 async def test_a_life_in_order(engine: Engine) -> None:
@@ -79,6 +79,19 @@ async def test_a_failed_create_leaves_nothing_and_can_be_repeated(engine: Engine
         await engine.create("c", "true", io={"stdout": "/nowhere/fifo"})
     task = await engine.run("c", "true")
     assert (await task.wait()).status == 0
+
+
+async def test_hooks_after_the_end(engine: Engine, tmp_path: Path) -> None:
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", f"cat > {tmp_path}/state"], "env": ["PATH=/bin"]}
+    spec = json.loads(engine.spec("true"))
+    spec["hooks"] = {"poststop": [hook, {"path": "/bin/false"}]}
+    mount = overlay_mount(engine.rootfs, engine.directory / "snapshots/c")
+    await engine.supervisor.create(NAMESPACE, "c", dump(spec), {"rootfs": [mount]})
+    task = await engine.task("c")
+    await task.start("")
+    assert (await task.wait()).status == 0
+    assert (await engine.supervisor.delete(task)).status == 0
+    assert json.loads((tmp_path / "state").read_text())["status"] == "stopped"
 
 
 async def test_exec_and_its_events(engine: Engine, tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import _socket
 import json
 import os
-import select
 import stat
 import struct
 
 from portside.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable, Unknown
+from portside.linux import pidfd as pidfds
 from portside.linux.cgroups.cgroup import Cgroup
 from portside.runtime.container import Process, Stdio
 from portside.shim import signals
@@ -129,7 +129,7 @@ class ExternalContainer:
 
     def update(self, resources: Mapping[str, Any]) -> None:
         """Change limits."""
-        path = f"{self.bundle}/.resources.json"
+        path = f"{self.bundle}/.resources-{os.getpid()}.json"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(fd, "wb") as file:
@@ -182,31 +182,28 @@ class ExternalContainer:
         log = f"{self.bundle}/.runtime-{os.getpid()}.log"
         command = [*self.command, "--log", log, "--log-format", "json"]
         os.makedirs(self._root, 0o700, exist_ok=True)
-        reader = writer = -1
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        capture = arguments[0] not in ("create", "exec")
+        opened = [os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)]
         try:
-            if capture:
-                reader, writer = os.pipe2(os.O_CLOEXEC)
-                stdio = (-1, writer, writer)
-            actions = [(os.POSIX_SPAWN_DUP2, null if fd < 0 else fd, number) for number, fd in enumerate(stdio)]
+            if arguments[0] not in ("create", "exec"):
+                # Files in memory: a command that writes much, or leaves somebody who holds them, keeps nobody waiting.
+                opened += (os.memfd_create(name, os.MFD_CLOEXEC) for name in ("output", "errors"))
+                stdio = (-1, opened[1], opened[2])
+            actions = [(os.POSIX_SPAWN_DUP2, opened[0] if fd < 0 else fd, to) for to, fd in enumerate(stdio)]
             pid = os.posix_spawn(
                 command[0], [*command, *arguments], _environment(), file_actions=actions,
                 setsigdef=(signals.SIGPIPE, signals.SIGXFSZ, signals.SIGCHLD, signals.SIGTERM),
             )  # fmt: skip
-            if capture:
-                os.close(writer)
-                writer = -1
-            output, status = _wait(pid, reader)
+            status = _wait(pid)
+            output, errors = (_content(fd) for fd in opened[1:]) if len(opened) > 1 else (b"", b"")
             if status:
-                raise _failure(f"{os.path.basename(command[0])} {arguments[0]} {self.id}", log, output, status)
+                what = f"{os.path.basename(command[0])} {arguments[0]} {self.id}"
+                raise _failure(what, log, errors or output, status)
             return output
         except OSError as error:
             raise Unavailable(f"runtime {command[0]}: {error.strerror}") from error
         finally:
-            for fd in (null, reader, writer):
-                if fd >= 0:
-                    os.close(fd)
+            for fd in opened:
+                os.close(fd)
             try:
                 os.unlink(log)
             except FileNotFoundError:
@@ -229,32 +226,22 @@ def _environment() -> dict[str, str]:
     return {"PATH": os.environ.get("PATH") or "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
-def _wait(pid: int, reader: int) -> tuple[bytes, int]:
-    """Output and wait status of child ``pid``; killed and DeadlineExceeded after ``TIMEOUT``."""
-    pidfd = os.pidfd_open(pid)
-    output = b""
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    if reader >= 0:
-        poller.register(reader, select.POLLIN)
+def _wait(pid: int) -> int:
+    """Wait status of child ``pid``; killed and DeadlineExceeded after ``TIMEOUT``."""
+    fd = os.pidfd_open(pid)
     try:
-        while True:
-            ready = poller.poll(int(TIMEOUT * 1000))
-            if not ready:
-                signals.send(pidfd, signals.SIGKILL)
-                os.waitpid(pid, 0)
-                raise DeadlineExceeded(f"runtime: not done within {TIMEOUT:g} s")
-            fds = {fd for fd, _ in ready}
-            if reader in fds:
-                data = os.read(reader, 65536)
-                output = (output + data)[-MAX_LOG:]
-                if not data:
-                    poller.unregister(reader)
-                    reader = -1
-            elif pidfd in fds:
-                return output, os.waitpid(pid, 0)[1]
+        if not pidfds.wait_exit(fd, TIMEOUT):
+            pidfds.send_signal(fd, signals.SIGKILL)
+            os.waitpid(pid, 0)
+            raise DeadlineExceeded(f"runtime: not done within {TIMEOUT:g} s")
+        return os.waitpid(pid, 0)[1]
     finally:
-        os.close(pidfd)
+        os.close(fd)
+
+
+def _content(fd: int) -> bytes:
+    """The end of what a command wrote."""
+    return os.pread(fd, MAX_LOG, max(0, os.fstat(fd).st_size - MAX_LOG))
 
 
 def _failure(what: str, log: str, output: bytes, status: int) -> Exception:

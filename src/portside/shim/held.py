@@ -137,8 +137,15 @@ class HeldContainer(Container):
 
     def run_poststart(self) -> None:
         """The hooks after the start, in a container that is whole; what goes wrong with one is no failure."""
+        self._run_late_hooks("poststart", "running", self.init.pid)
+
+    def run_poststop(self) -> None:
+        """The hooks after the end, likewise."""
+        self._run_late_hooks("poststop", "stopped", 0)
+
+    def _run_late_hooks(self, kind: str, status: str, pid: int) -> None:
         try:
-            self._run_hooks(("poststart",), "running", self.init.pid)
+            self._run_hooks((kind,), status, pid)
         except RuntimeFailure as failure:
             self.warnings.append(str(failure))
 

@@ -120,9 +120,14 @@ def _run(channel: _socket.socket, work: Callable[[], Made], undo: Callable[[], N
         except Exception as error:
             _tell(channel, error)
         else:
+            message = json.dumps(made).encode()
+            if len(message) > MAX_MESSAGE:
+                undo()
+                _tell(channel, Internal(f"what was made takes {len(message)} bytes to tell"))
+                os._exit(0)
             rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
             try:
-                channel.sendmsg([json.dumps(made).encode()], rights, _socket.MSG_NOSIGNAL)
+                channel.sendmsg([message], rights, _socket.MSG_NOSIGNAL)
             except OSError:
                 undo()  # The shim has died meanwhile, and nobody else knows of it.
         status = 0

@@ -139,30 +139,25 @@ class TaskService:
         task.delete(request["exec_id"], done, gone)
         return LATER
 
-    def _pids(self, request: Message, _call: Call) -> dict[str, Any]:
-        processes: list[dict[str, Any]] = []
-        for pid, exec_id in self.task(request["id"]).pids():
-            entry: dict[str, Any] = {"pid": pid}
-            if exec_id:
-                details = encode(containerd_runc_v1.ProcessDetails, {"exec_id": exec_id})
-                entry["info"] = {"type_url": "containerd.runc.v1.ProcessDetails", "value": details}
-            processes.append(entry)
-        return {"processes": processes}
+    def _pids(self, request: Message, call: Call) -> LaterType:
+        self.task(request["id"]).pids(_answer(call, containerd_task.PidsResponse, _processes))
+        return LATER
 
-    def _pause(self, request: Message, _call: Call) -> dict[str, Any]:
-        self.task(request["id"]).pause()
-        return {}
+    def _pause(self, request: Message, call: Call) -> LaterType:
+        self.task(request["id"]).pause(_answer(call, google_protobuf.Empty))
+        return LATER
 
-    def _resume(self, request: Message, _call: Call) -> dict[str, Any]:
-        self.task(request["id"]).resume()
-        return {}
+    def _resume(self, request: Message, call: Call) -> LaterType:
+        self.task(request["id"]).resume(_answer(call, google_protobuf.Empty))
+        return LATER
 
     def _checkpoint(self, request: Message, _call: Call) -> dict[str, Any]:
         raise Unimplemented(f"checkpoint of task {request['id']}: not served yet")
 
-    def _kill(self, request: Message, _call: Call) -> dict[str, Any]:
-        self.task(request["id"]).kill(request["exec_id"], request["signal"], request["all"])
-        return {}
+    def _kill(self, request: Message, call: Call) -> LaterType:
+        task, done = self.task(request["id"]), _answer(call, google_protobuf.Empty)
+        task.kill(request["exec_id"], request["signal"], request["all"], done)
+        return LATER
 
     def _exec(self, request: Message, _call: Call) -> dict[str, Any]:
         self.task(request["id"]).exec(request)
@@ -179,9 +174,9 @@ class TaskService:
             process.streams.close_stdin()
         return {}
 
-    def _update(self, request: Message, _call: Call) -> dict[str, Any]:
-        self.task(request["id"]).update(request["resources"])
-        return {}
+    def _update(self, request: Message, call: Call) -> LaterType:
+        self.task(request["id"]).update(request["resources"], _answer(call, google_protobuf.Empty))
+        return LATER
 
     def _wait(self, request: Message, call: Call) -> LaterType:
         self.task(request["id"]).process(request["exec_id"]).wait(WaitAnswer(call))
@@ -212,6 +207,30 @@ def _answer_pid(call: Call, table: Table, outcome: int | PortsideError) -> None:
         call.fail(outcome)
     else:
         call.respond(encode(table, {"pid": outcome}))
+
+
+def _answer(call: Call, table: Table, fields: Callable[[Any], dict[str, Any]] = lambda _: {}) -> Callable[[Any], None]:
+    """What answers ``call`` with ``fields`` of what it gets, or with the error that it gets."""
+
+    def done(outcome: Any) -> None:
+        if isinstance(outcome, PortsideError):
+            call.fail(outcome)
+        else:
+            call.respond(encode(table, fields(outcome)))
+
+    return done
+
+
+def _processes(pids: list[tuple[int, str]]) -> dict[str, Any]:
+    """The fields of a PidsResponse."""
+    processes: list[dict[str, Any]] = []
+    for pid, exec_id in pids:
+        entry: dict[str, Any] = {"pid": pid}
+        if exec_id:
+            details = encode(containerd_runc_v1.ProcessDetails, {"exec_id": exec_id})
+            entry["info"] = {"type_url": "containerd.runc.v1.ProcessDetails", "value": details}
+        processes.append(entry)
+    return {"processes": processes}
 
 
 def _options(options: Message | None) -> dict[str, Any]:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from portside.shim.shared import Outcome, Shim
 
     Done = Callable[[int | PortsideError], None]
+    Answered = Callable[[Any], None]
+    """Gets what the container gave, or a PortsideError; called at once where our own runtime is asked."""
 
 
 class Task:
@@ -49,8 +51,8 @@ class Task:
     """
 
     __slots__ = (
-        "_container", "_facts", "_oom", "_options", "_paused", "_request", "_rootfs", "_shim", "_started", "bundle",
-        "id", "init", "processes",
+        "_cleaning", "_container", "_facts", "_oom", "_options", "_paused", "_request", "_rootfs", "_shim", "_started",
+        "bundle", "id", "init", "processes",
     )  # fmt: skip
 
     def __init__(self, shim: Shim, request: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -59,7 +61,7 @@ class Task:
         self._options = options
         self.id: str = request["id"]
         self.bundle: str = request["bundle"]
-        self._paused = False
+        self._paused = self._cleaning = False
         self._facts: dict[str, Any] = {}
         self._oom: OomWatch | None = None
         self._rootfs = Rootfs()
@@ -204,8 +206,10 @@ class Task:
         if process.status not in (CREATED, STOPPED) or process.starting:
             raise FailedPrecondition(f"delete {self._name(exec_id)}: cannot delete a running process")
 
-        def finished() -> None:
+        def cleaned(outcome: PortsideError | None) -> None:
             try:
+                if outcome is not None:
+                    raise outcome
                 answer = self._deleted(process)
                 if process is self.init:
                     gone()
@@ -214,9 +218,30 @@ class Task:
             else:
                 done(answer)
 
+        def finished() -> None:
+            if process is not self.init:
+                cleaned(None)
+                return
+            try:
+                self._clean_up(cleaned)
+            except Exception as error:
+                done(error)
+
+        def killed(outcome: PortsideError | None) -> None:
+            # Not found: it has ended by itself, and that will be told.
+            if outcome is not None and not isinstance(outcome, NotFound) and ended in process.waiters:
+                process.waiters.remove(ended)
+                done(outcome)
+
+        def ended(_process: Process) -> None:
+            process.streams.finish(finished)
+
         if process.status == CREATED and process.pid:
-            process.wait(lambda _: process.streams.finish(finished))
-            self._container.kill(signals.SIGKILL)
+            process.wait(ended)
+            try:
+                self._ask(lambda: self._container.kill(signals.SIGKILL), killed)
+            except PortsideError as error:
+                killed(error)
         elif process.pid:
             process.streams.finish(finished)
         else:
@@ -246,7 +271,7 @@ class Task:
         task = cls.__new__(cls)
         task._shim, task._options, task._facts = shim, values["options"], values["facts"]
         task.id, task.bundle, task._paused = values["id"], values["bundle"], values["paused"]
-        task._request, task._started, task._oom = {}, None, None
+        task._request, task._started, task._oom, task._cleaning = {}, None, None, False
         task._rootfs = Rootfs()
         rootfs, places = values["rootfs"]
         task._rootfs.take_over(rootfs, [ice.take(place) for place in places])
@@ -278,41 +303,56 @@ class Task:
 
     # While it runs
 
-    def kill(self, exec_id: str, number: int, everyone: bool) -> None:
+    def kill(self, exec_id: str, number: int, everyone: bool, done: Answered) -> None:
         """Send a signal. NotFound once the process has ended."""
         process = self.process(exec_id)
         if exec_id:
             process.kill(number)
+            done(None)
         elif process.status == STOPPED and not everyone:
             raise NotFound(f"kill {self._name('')}: process already finished")
         else:
-            self._container.kill(number, all=everyone)
+            self._ask(lambda: self._container.kill(number, all=everyone), done)
 
-    def pause(self) -> None:
+    def pause(self, done: Answered) -> None:
         """Freeze the container. FailedPrecondition unless it runs."""
         if self.init.status != RUNNING or self._paused:
             raise FailedPrecondition(f"pause task {self.id}: it is not running")
-        self._container.pause()
-        self._paused = True
-        self._emit("paused", "TaskPaused")
+        self._set_paused(True, done)
 
-    def resume(self) -> None:
+    def resume(self, done: Answered) -> None:
         """Undo ``pause``. FailedPrecondition unless it is paused."""
         if not self._paused:
             raise FailedPrecondition(f"resume task {self.id}: it is not paused")
-        self._container.resume()
-        self._paused = False
-        self._emit("resumed", "TaskResumed")
+        self._set_paused(False, done)
 
-    def pids(self) -> list[tuple[int, str]]:
-        """Every process in the container, with the exec id of those that exec added."""
-        execs = {process.pid: process.exec_id for process in self.processes.values() if process.status == RUNNING}
-        return [(pid, execs.get(pid, "")) for pid in self._container.pids()]
+    def _set_paused(self, paused: bool, done: Answered) -> None:
+        def answered(outcome: PortsideError | None) -> None:
+            if outcome is None and self.init.status == RUNNING:
+                self._paused = paused
+                self._emit("paused" if paused else "resumed", "TaskPaused" if paused else "TaskResumed")
+            done(outcome)
 
-    def update(self, resources: Mapping[str, Any] | None) -> None:
+        self._ask(self._container.pause if paused else self._container.resume, answered)
+
+    def pids(self, done: Answered) -> None:
+        """Every process in the container, as pairs with the exec id of those that exec added."""
+
+        def answered(outcome: list[int] | PortsideError) -> None:
+            if not isinstance(outcome, PortsideError):
+                execs = {
+                    process.pid: process.exec_id for process in self.processes.values() if process.status == RUNNING
+                }
+                done([(pid, execs.get(pid, "")) for pid in outcome])
+            else:
+                done(outcome)
+
+        self._ask(self._container.pids, answered)
+
+    def update(self, resources: Mapping[str, Any] | None, done: Answered) -> None:
         """Change limits (a runtime-spec LinuxResources)."""
-        data = resources["value"] if resources else b""
-        self._container.update(parse_json(data, f"update task {self.id}: resources"))
+        limits = parse_json(resources["value"] if resources else b"", f"update task {self.id}: resources")
+        self._ask(lambda: self._container.update(limits), done)
 
     def stats(self) -> tuple[str, dict[str, Any]]:
         """``v1`` or ``v2``, and the fields of its Metrics message. FailedPrecondition once it has ended."""
@@ -395,7 +435,6 @@ class Task:
             del self.processes[process.exec_id]
             self._note()
             return {"pid": process.pid, **process.exit()}
-        self._container.delete(force=True)
         self._rootfs.unmount_soon(self._shim.loop)
         for other in tuple(self.processes.values()):  # closing its streams may answer who waits to delete it
             self._shim.by_pid.pop(other.pid, None)
@@ -410,9 +449,44 @@ class Task:
         self._emit("delete", "TaskDelete", pid=process.pid, **process.exit())
         return {"pid": process.pid, **process.exit()}
 
+    def _ask(self, work: Callable[[], list[int] | None], done: Answered) -> None:
+        """Have the container do something: a command of another runtime in a child, lest it hold up everybody."""
+
+        def made(outcome: Outcome) -> None:
+            done(outcome if isinstance(outcome, PortsideError) else outcome[0]["answer"])
+
+        if isinstance(self._container, HeldContainer):
+            done(work())
+        else:
+            self._shim.make(lambda: ({"answer": work()}, []), _no_undo, made)
+
+    def _clean_up(self, done: Answered) -> None:
+        """Remove what is left of the container, and run the hooks after its end."""
+        if self._cleaning:
+            raise FailedPrecondition(f"delete task {self.id}: it is being deleted")
+
+        def cleaned(outcome: PortsideError | None) -> None:
+            self._cleaning = False
+            done(outcome)
+
+        def finish(outcome: PortsideError | None) -> None:
+            if outcome is None and self._facts["hooks"]:
+                recipe = Recipe(self.id, self.bundle, (), self._options, self._shim)
+                hooks = lambda: _nothing_made(lambda: recipe.run_poststop(self._facts))  # noqa: E731
+                self._shim.make(hooks, _no_undo, lambda _: cleaned(None))
+            else:
+                cleaned(outcome)
+
+        self._cleaning = True
+        try:
+            self._ask(lambda: self._container.delete(force=True), finish)
+        except BaseException:
+            self._cleaning = False
+            raise
+
     def _kill_rest(self) -> None:
         try:
-            self._container.kill(signals.SIGKILL, all=True)
+            self._ask(lambda: self._container.kill(signals.SIGKILL, all=True), lambda _: None)
         except (OSError, PortsideError):
             pass  # None is left.
 
