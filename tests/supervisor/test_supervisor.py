@@ -81,17 +81,18 @@ async def test_a_failed_create_leaves_nothing_and_can_be_repeated(engine: Engine
     assert (await task.wait()).status == 0
 
 
-async def test_hooks_after_the_end(engine: Engine, tmp_path: Path) -> None:
-    hook = {"path": "/bin/sh", "args": ["sh", "-c", f"cat > {tmp_path}/state"], "env": ["PATH=/bin"]}
+async def test_hooks_after_start_and_end(engine: Engine, tmp_path: Path) -> None:
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", f"sleep 0.1; cat >> {tmp_path}/states"], "env": ["PATH=/bin"]}
     spec = json.loads(engine.spec("true"))
-    spec["hooks"] = {"poststop": [hook, {"path": "/bin/false"}]}
+    spec["hooks"] = {"poststart": [hook], "poststop": [hook, {"path": "/bin/false"}]}
     mount = overlay_mount(engine.rootfs, engine.directory / "snapshots/c")
     await engine.supervisor.create(NAMESPACE, "c", dump(spec), {"rootfs": [mount]})
     task = await engine.task("c")
     await task.start("")
     assert (await task.wait()).status == 0
     assert (await engine.supervisor.delete(task)).status == 0
-    assert json.loads((tmp_path / "state").read_text())["status"] == "stopped"
+    first, second = (tmp_path / "states").read_text().replace("}{", "}\n{").splitlines()
+    assert json.loads(first)["status"] == "running" and json.loads(second)["status"] == "stopped"
 
 
 async def test_exec_and_its_events(engine: Engine, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import _socket
 
 from portside.linux.cgroups import Cgroup
-from portside.linux.cgroups.oom import OomWatch, OomWatchV1, OomWatchV2
 from portside.runtime import dialogue
 from portside.runtime.container import Container, Process, _filters
 from portside.runtime.failure import RuntimeFailure
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from portside.shim.frozen import Freezing, Thawing, Values
+    from portside.shim.frozen import Freezing
 
 
 class Facts:
@@ -135,34 +134,10 @@ class HeldContainer(Container):
         fd, self._pidfd = self._pidfd, -1
         close_fd(fd)
 
-    def run_poststart(self) -> None:
-        """The hooks after the start, in a container that is whole; what goes wrong with one is no failure."""
-        self._run_late_hooks("poststart", "running", self.init.pid)
-
-    def run_poststop(self) -> None:
-        """The hooks after the end, likewise."""
-        self._run_late_hooks("poststop", "stopped", 0)
-
-    def _run_late_hooks(self, kind: str, status: str, pid: int) -> None:
+    def run_late_hooks(self, kind: str) -> None:
+        """The hooks ``poststart`` or ``poststop``, of a container that is whole; what goes wrong is no failure."""
+        status, pid = ("running", self.init.pid) if kind == "poststart" else ("stopped", 0)
         try:
             self._run_hooks((kind,), status, pid)
         except RuntimeFailure as failure:
             self.warnings.append(str(failure))
-
-
-def freeze_oom(ice: Freezing, watch: OomWatch) -> Values:
-    """See ``frozen.py``. A watch that was opened anew would miss what happened in between."""
-    values = dict(vars(watch))
-    for name in ("_fd", "_control"):
-        if name in values:
-            values[name] = ice.put(values[name], watch.events if name == "_fd" else 0)
-    return {"version": 1 if isinstance(watch, OomWatchV1) else 2, "values": values}
-
-
-def thaw_oom(ice: Thawing, values: Values) -> OomWatch:
-    """The watch that was frozen."""
-    kind = OomWatchV1 if values["version"] == 1 else OomWatchV2
-    watch: OomWatch = kind.__new__(kind)
-    for name, value in values["values"].items():
-        setattr(watch, name, ice.take(value) if name in ("_fd", "_control") else value)
-    return watch

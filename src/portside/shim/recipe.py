@@ -94,9 +94,10 @@ class Recipe:
             self._id, self._bundle, facts, pidfd, spec=self._spec(), cache_dir=self._cache_dir
         )
 
-    def run_poststop(self, facts: Mapping[str, Any]) -> None:
-        """The hooks after the end of our runtime's container; what goes wrong with one is no failure."""
-        HeldContainer.take_over(self._id, self._bundle, facts, -1, spec=self._spec()).run_poststop()
+    def late_hooks(self, facts: Mapping[str, Any], kind: str) -> Made:
+        """Run the hooks ``poststart`` or ``poststop`` of our runtime's container, whose init may have ended."""
+        HeldContainer.take_over(self._id, self._bundle, facts, -1, spec=self._spec()).run_late_hooks(kind)
+        return {}, []
 
     def _spec(self) -> dict[str, Any]:
         fd = os.open(f"{self._bundle}/config.json", os.O_RDONLY | os.O_CLOEXEC)

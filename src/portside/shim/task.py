@@ -22,7 +22,8 @@ from portside.errors import (
 from portside.shim import record, signals
 from portside.shim.external import ExternalContainer
 from portside.shim.frozen import NotQuiet
-from portside.shim.held import HeldContainer, freeze_oom, thaw_oom
+from portside.shim.held import HeldContainer
+from portside.shim.oom import OomTeller
 from portside.shim.process import CREATED, PAUSED, RUNNING, STOPPED, Process
 from portside.shim.recipe import MAX_SPEC, Recipe, parse_json
 from portside.shim.rootfs import Rootfs
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from portside.linux.cgroups.oom import OomWatch
     from portside.shim.frozen import Freezing, Thawing, Values
     from portside.shim.maker import Made
     from portside.shim.shared import Outcome, Shim
@@ -63,7 +63,7 @@ class Task:
         self.bundle: str = request["bundle"]
         self._paused = self._cleaning = False
         self._facts: dict[str, Any] = {}
-        self._oom: OomWatch | None = None
+        self._oom = OomTeller(shim.loop, self._tell_oom)
         self._rootfs = Rootfs()
         self._started: Done | None = None
         self._container: HeldContainer | ExternalContainer
@@ -134,16 +134,20 @@ class Task:
         self._started = done
         container = self._container
         if isinstance(container, HeldContainer):
-            Starting(self._shim, container, self._whole, self._execve_done)
+            Starting(self._shim, container, lambda: self._recipe().whole(self._facts), self._execve_done)
         else:
             self._shim.make(lambda: _nothing_made(container.start), _no_undo, self._start_finished)
 
-    def _whole(self) -> HeldContainer:
-        return Recipe(self.id, self.bundle, (), self._options, self._shim).whole(self._facts)
+    def _recipe(self) -> Recipe:
+        return Recipe(self.id, self.bundle, (), self._options, self._shim)
+
+    def _run_late_hooks(self, kind: str, done: Callable[[Outcome], None]) -> None:
+        recipe = self._recipe()
+        self._shim.make(lambda: recipe.late_hooks(self._facts, kind), _no_undo, done)
 
     def _execve_done(self, outcome: Outcome) -> None:
         if self._facts["hooks"] and not isinstance(outcome, PortsideError):
-            self._shim.make(lambda: _nothing_made(self._whole().run_poststart), _no_undo, self._start_finished)
+            self._run_late_hooks("poststart", self._start_finished)
         else:
             self._start_finished(outcome)
 
@@ -183,7 +187,7 @@ class Task:
         process.stopped(wait_status, now_ns)
         if process is self.init:
             self._paused = False
-            self._unwatch_oom()
+            self._oom.close()
             if self._facts["shared_pids"]:
                 self._kill_rest()
 
@@ -261,7 +265,7 @@ class Task:
             "paused": self._paused,
             "rootfs": [rootfs, [ice.put(fd) for fd in root_fds]],
             "container": held,
-            "oom": freeze_oom(ice, self._oom) if self._oom is not None else None,
+            "oom": self._oom.freeze(ice),
             "processes": [process.freeze(ice) for process in self.processes.values()],
         }
 
@@ -271,7 +275,7 @@ class Task:
         task = cls.__new__(cls)
         task._shim, task._options, task._facts = shim, values["options"], values["facts"]
         task.id, task.bundle, task._paused = values["id"], values["bundle"], values["paused"]
-        task._request, task._started, task._oom, task._cleaning = {}, None, None, False
+        task._request, task._started, task._cleaning = {}, None, False
         task._rootfs = Rootfs()
         rootfs, places = values["rootfs"]
         task._rootfs.take_over(rootfs, [ice.take(place) for place in places])
@@ -287,9 +291,8 @@ class Task:
             if process.pidfd >= 0:
                 shim.by_pid[process.pid] = (task, process)
         task.init = task.processes[""]
-        if values["oom"] is not None:
-            task._oom = thaw_oom(ice, values["oom"])
-            shim.loop.watch(task._oom.fileno(), task._oom.events, task._oom_happened)
+        task._oom = OomTeller(shim.loop, task._tell_oom)
+        task._oom.thaw(ice, values["oom"])
         return task
 
     def close(self) -> None:
@@ -297,7 +300,7 @@ class Task:
         for process in self.processes.values():
             process.streams.close()
             process.close_console()
-        self._unwatch_oom()
+        self._oom.close()
         if isinstance(self._container, HeldContainer):
             self._container.close()
 
@@ -396,7 +399,7 @@ class Task:
             self._exec_failed(process)
             raise
         process.starting = True
-        recipe = Recipe(self.id, self.bundle, (), self._options, self._shim)
+        recipe = self._recipe()
 
         def made(outcome: Outcome) -> None:
             process.starting = False
@@ -471,9 +474,7 @@ class Task:
 
         def finish(outcome: PortsideError | None) -> None:
             if outcome is None and self._facts["hooks"]:
-                recipe = Recipe(self.id, self.bundle, (), self._options, self._shim)
-                hooks = lambda: _nothing_made(lambda: recipe.run_poststop(self._facts))  # noqa: E731
-                self._shim.make(hooks, _no_undo, lambda _: cleaned(None))
+                self._run_late_hooks("poststop", lambda _: cleaned(None))
             else:
                 cleaned(outcome)
 
@@ -492,28 +493,11 @@ class Task:
 
     def _watch_oom(self) -> None:
         cgroup = self._container.cgroup
-        if self.init.status == STOPPED or cgroup is None:
-            return
-        try:
-            self._oom = watch = cgroup.oom_watch()
-        except (OSError, PortsideError):
-            return  # Without a memory controller nothing can tell.
-        self._shim.loop.watch(watch.fileno(), watch.events, self._oom_happened)
+        if self.init.status != STOPPED and cgroup is not None:
+            self._oom.watch(cgroup)
 
-    def _oom_happened(self, _ready: int) -> None:
-        watch = self._oom
-        if watch is not None and watch.kills():
-            self._emit("oom", "TaskOOM")
-        if watch is not None and watch.gone:
-            self._unwatch_oom()
-
-    def _unwatch_oom(self) -> None:
-        watch, self._oom = self._oom, None
-        if watch is not None:
-            if watch.kills():
-                self._emit("oom", "TaskOOM")
-            self._shim.loop.forget(watch.fileno())
-            watch.close()
+    def _tell_oom(self) -> None:
+        self._emit("oom", "TaskOOM")
 
     def _note(self) -> None:
         """Save; but a disk that is full keeps nobody from being told."""
