@@ -2,7 +2,8 @@
 
 The order in which things become known is fixed here: done, on record (``state.json``), then told; and for each process
 create → start → exit → delete. What does not belong here: how a container is made (``runtime/``, or
-``external.py`` for another binary), the bytes of calls (``service.py``).
+``external.py`` for another binary), the bytes of calls (``service.py``). It is long because that order is to be read
+in one place.
 """
 
 from __future__ import annotations
