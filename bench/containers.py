@@ -39,9 +39,14 @@ def run_rm(stack: Stack, image: str) -> None:
     stack.call("run", "--rm", *stack.run_flags, image, f"r{next(_names)}", "true")
 
 
+def idle(stack: Stack) -> str:
+    """The id of its idle container: ids are names of control groups, which all engines share."""
+    return "idle-" + "".join(letter for letter in stack.name if letter.isalnum())
+
+
 def exec_true(stack: Stack) -> None:
     """``ctr t exec … true``."""
-    stack.call("tasks", "exec", "--exec-id", f"e{next(_names)}", "idle", "true")
+    stack.call("tasks", "exec", "--exec-id", f"e{next(_names)}", idle(stack), "true")
 
 
 async def _life(services: RemoteServices, chain: str, spec: AnyMessage, options: AnyMessage | None) -> None:
@@ -54,8 +59,8 @@ async def _life(services: RemoteServices, chain: str, spec: AnyMessage, options:
     await services.tasks.start(id)
     await services.tasks.wait(id)
     await services.tasks.delete(id)
-    await services.containers.delete(id)
     await services.snapshotter("overlayfs").remove(id)
+    await services.containers.delete(id)
 
 
 async def _lives(stack: Stack, image: str, workers: int, seconds: float) -> float:
@@ -120,8 +125,8 @@ def _rows(us: Stack, others: list[Stack], image: str, rounds: int) -> list[Row]:
         )
     idlers = [us, *(stack for stack in others if "crun" not in stack.name)]
     for stack in idlers:
-        stack.call("run", "-d", image, "idle", "sleep", "100000")
-    own_exec = command(portside, "-a", str(us.socket), "exec", "idle", "true")
+        stack.call("run", "-d", image, idle(stack), "sleep", "100000")
+    own_exec = command(portside, "-a", str(us.socket), "exec", idle(us), "true")
     ours, own, *theirs = alternate(
         [lambda: exec_true(us), own_exec, *(lambda stack=stack: exec_true(stack) for stack in idlers[1:])], rounds
     )
@@ -129,8 +134,8 @@ def _rows(us: Stack, others: list[Stack], image: str, rounds: int) -> list[Row]:
         rows.append(Row("`ctr t exec … true`", stack.name, ours, figure, "ms", 0.50))
         rows.append(Row("`portside exec … true` / `ctr t exec`", stack.name, own, figure, "ms", 0.40))
     for stack in idlers:
-        stack.call("tasks", "rm", "-f", "idle")
-        stack.call("containers", "rm", "idle")
+        stack.call("tasks", "rm", "-f", idle(stack))
+        stack.call("containers", "rm", idle(stack))
     for workers in (1, 8):
         mine = per_second(us, image, workers)
         for stack in others:

@@ -33,12 +33,12 @@ def idle(stack: Stack, image: str, counts: list[int]) -> list[tuple[int, float, 
     made, figures = 0, []
     for count in counts:
         while made < count:
-            stack.call("run", "-d", "--null-io", image, f"idle{made}", "sleep", "100000")
+            stack.call("run", "-d", "--null-io", image, f"idle{stack.pid}-{made}", "sleep", "100000")
             made += 1
         figures.append((count, pss(stack.pid), shim(stack, before)))
     for number in range(made):
-        stack.call("tasks", "rm", "-f", f"idle{number}")
-        stack.call("containers", "rm", f"idle{number}")
+        stack.call("tasks", "rm", "-f", f"idle{stack.pid}-{number}")
+        stack.call("containers", "rm", f"idle{stack.pid}-{number}")
     return figures
 
 
