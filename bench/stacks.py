@@ -66,14 +66,14 @@ def ours(directory: Path) -> Iterator[Stack]:
     """Our daemon."""
     sock = directory / "state/portside.sock"
     command = [str(Path(sys.executable).parent / "portside"), "daemon", "--root", str(directory / "root")]
-    with _process([*command, "--state", str(directory / "state")], directory, sock) as pid:
+    with serving([*command, "--state", str(directory / "state")], directory, sock) as pid:
         yield Stack("portside", sock, pid, sock)
 
 
 @contextlib.contextmanager
 def debian(directory: Path) -> Iterator[Stack]:
     """Debian 12's containerd with runc."""
-    with _process(_containerd(directory), directory, directory / "run/containerd.sock") as pid:
+    with serving(_containerd(directory), directory, directory / "run/containerd.sock") as pid:
         sock = directory / "run/containerd.sock"
         yield Stack(f"containerd {_version(['containerd'])}, runc", sock, pid, sock)
 
@@ -91,7 +91,7 @@ def newer(root: Path, *, crun: bool = False) -> Iterator[Stack]:
     command += ["--state", f"{inside}/state"]
     version = _version(["chroot", str(root), "containerd"])
     name = f"containerd {version}, {'crun' if crun else 'runc'}"
-    with _process(command, outside, outside / "run/containerd.sock") as pid:
+    with serving(command, outside, outside / "run/containerd.sock") as pid:
         flags = ["--runc-binary", "/usr/bin/crun"] if crun else []
         # The client of the same suite, in the same root: fifos are made where the shim sees them.
         ctr = ["nsenter", f"--mount=/proc/{pid}/ns/mnt", f"--root=/proc/{pid}/root", "--wd=/", "ctr"]
@@ -112,7 +112,8 @@ def _version(command: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def _process(command: list[str], directory: Path, sock: Path) -> Iterator[int]:
+def serving(command: list[str], directory: Path, sock: Path) -> Iterator[int]:
+    """Run ``command`` while the block lasts; entered when it accepts connections on ``sock``. Its pid."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
