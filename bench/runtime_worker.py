@@ -13,7 +13,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 
 from portside.linux import mount
-from portside.runtime.container import Container, Stdio
+from portside.runtime.container import Container
+from portside.runtime.process import Stdio
 
 
 def run(bundle: str, spec: dict[str, object]) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from portside.linux.cgroups import layout
-from portside.runtime.container import Container, Process, Stdio
+from portside.runtime.container import Container
+from portside.runtime.process import Process, Stdio
 from tests.support import bundles
 
 Change = Callable[[dict[str, Any]], object]

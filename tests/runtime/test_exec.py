@@ -10,7 +10,7 @@ import pytest
 
 from portside.errors import FailedPrecondition, InvalidArgument
 from portside.linux import capabilities
-from portside.runtime.container import Stdio
+from portside.runtime.process import Stdio
 from portside.runtime.failure import RuntimeFailure
 from tests.runtime.box import Box, finish, read_console
 from tests.support import bundles

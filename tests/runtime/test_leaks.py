@@ -14,7 +14,8 @@ from portside.errors import PortsideError
 from portside.linux import pidfd, syscalls
 from portside.runtime import devices, dialogue, exec, group, hooks, init, maker, masks, mounts, program
 from portside.runtime import root as roots
-from portside.runtime.container import Container, Stdio
+from portside.runtime.container import Container
+from portside.runtime.process import Stdio
 from tests.runtime.box import Box, finish, namespaces
 from tests.support import bundles, leftovers
 

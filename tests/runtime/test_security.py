@@ -13,7 +13,7 @@ import pytest
 
 from portside.errors import PortsideError
 from portside.linux import process
-from portside.runtime.container import Stdio
+from portside.runtime.process import Stdio
 from portside.runtime.failure import RuntimeFailure
 from tests.runtime.box import Box, finish
 from tests.support import bundles

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from portside.runtime.container import Stdio
+from portside.runtime.process import Stdio
 from tests.runtime.box import Box, finish, read_console
 
 

@@ -11,7 +11,6 @@ Source: runtime-spec runtime.md, *Operations*.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal as signals
 
@@ -21,67 +20,33 @@ from portside.linux import pidfd as pidfds
 from portside.linux.cgroups import Cgroup
 from portside.linux.fd import OwnedFd
 from portside.linux.seccomp import FilterCache
-from portside.runtime import dialogue, maker, prepare
 from portside.runtime import exec as executor
 from portside.runtime import hooks as hook_runner
 from portside.runtime import init as first
+from portside.runtime import maker, making, prepare
 from portside.runtime.devices import default_rules
-from portside.runtime.failure import RuntimeFailure
+from portside.runtime.failure import RuntimeFailure, Within
 from portside.runtime.listener import Listener
 from portside.runtime.naming import cgroup_path, check_id
 from portside.runtime.plan import root_plan
+from portside.runtime.process import Process, Stdio
 from portside.runtime.program import Program
 from portside.runtime.spec import NAMESPACE_KINDS, ProcessSpec, Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Self
 
     from portside.linux.seccomp import Filter
-
-
-class Stdio:
-    """What a process gets as standard streams: three descriptors (borrowed; -1 for /dev/null), or a terminal.
-
-    ``width`` and ``height`` are the terminal's size in characters, 0 to take that of the spec.
-    """
-
-    __slots__ = ("height", "stderr", "stdin", "stdout", "terminal", "width")
-
-    def __init__(
-        self,
-        stdin: int = -1,
-        stdout: int = -1,
-        stderr: int = -1,
-        terminal: bool = False,
-        width: int = 0,
-        height: int = 0,
-    ) -> None:
-        self.stdin = stdin
-        self.stdout = stdout
-        self.stderr = stderr
-        self.terminal = terminal
-        self.width = width
-        self.height = height
-
-
-class Process:
-    """A process in a container. ``pidfd`` and ``console`` (a terminal's master, or -1) are the receiver's to close."""
-
-    __slots__ = ("console", "pid", "pidfd")
-
-    def __init__(self, pid: int, pidfd: int, console: int = -1) -> None:
-        self.pid = pid
-        self.pidfd = pidfd
-        self.console = console
+    from portside.runtime.dialogue import Channel
 
 
 class Container:
     """One container. Made by ``create``; ``delete`` ends its life."""
 
     __slots__ = (
-        "_channel", "_deleted", "_filter", "_group_made", "_keyring", "_listener", "_pidfd", "_spec", "_systemd",
-        "bundle", "cgroup", "id", "init", "warnings",
+        "_channel", "_deleted", "_filter", "_group_made", "_keyring", "_listener", "_pidfd", "_systemd",
+        "bundle", "cgroup", "id", "init", "spec", "warnings",
     )  # fmt: skip
 
     def __init__(self, id: str, bundle: str, spec: Spec, cgroup: Cgroup, seccomp: Filter | None, keyring: str) -> None:
@@ -91,11 +56,11 @@ class Container:
         self.init = Process(-1, -1)
         self.warnings: list[str] = []
         """Things that were asked and could not be given, without harm; for the log."""
-        self._spec = spec
+        self.spec = spec
         self._filter = seccomp
         self._listener: Listener | None = None
         self._keyring = keyring
-        self._channel: dialogue.Channel | None = None
+        self._channel: Channel | None = None
         self._pidfd = -1
         self._systemd = False
         self._group_made = False
@@ -115,7 +80,7 @@ class Container:
         no_new_keyring: bool = False,
         systemd_cgroup: bool = False,
         cache_dir: str = "",
-    ) -> Container:
+    ) -> Self:
         """Make the container up to the point before execve.
 
         ``spec`` is the parsed config.json. ``rootfs_fd`` is a detached mount (fsmount, open_tree) that becomes the root
@@ -123,53 +88,82 @@ class Container:
         ``cache_dir`` keeps compiled seccomp filters. Raises ``InvalidArgument`` naming a field of the spec, or
         ``RuntimeFailure``; then no process, mount, control group or descriptor is left.
         """
+        made = cls.prepare(
+            id, bundle, spec, no_new_keyring=no_new_keyring, systemd_cgroup=systemd_cgroup, cache_dir=cache_dir
+        )
+        creation = made.begin_create(stdio, rootfs_fd=rootfs_fd, rootfs=rootfs, no_pivot=no_pivot)
+        try:
+            while creation.poll(wait=True) == making.HOOKS:
+                creation.run_hooks()
+                creation.hooks_done()
+        except BaseException:
+            creation.abandon()
+            raise
+        return made
+
+    @classmethod
+    def prepare(
+        cls,
+        id: str,
+        bundle: str,
+        spec: dict[str, Any],
+        *,
+        no_new_keyring: bool = False,
+        systemd_cgroup: bool = False,
+        cache_dir: str = "",
+    ) -> Self:
+        """The container as its spec has it, checked; ``begin_create`` makes it. See ``create``."""
         check_id(id)
         parsed = Spec(spec)
-        seccomp = _filters(cache_dir).get(parsed.seccomp) if parsed.seccomp else None
+        seccomp = filters(cache_dir).get(parsed.seccomp) if parsed.seccomp else None
         cgroup = Cgroup.open(cgroup_path(parsed.cgroups_path, id, systemd_cgroup), systemd=systemd_cgroup)
         keyring = "" if no_new_keyring else f"_ses.{id}"
         made = cls(id, os.path.abspath(bundle), parsed, cgroup, seccomp, keyring)
         made._systemd = systemd_cgroup
         if seccomp is not None and seccomp.notifies:
             made._listener = Listener(parsed.seccomp)
-        try:
-            made._create(stdio, rootfs_fd, rootfs, no_pivot)
-        except RuntimeFailure as failure:
-            raise failure.within(f"create container {id}") from failure
-        except OSError as error:
-            raise RuntimeFailure.of(f"create container {id}", error) from error
         return made
 
-    def _create(self, stdio: Stdio, rootfs_fd: int, rootfs: str, no_pivot: bool) -> None:
-        spec, undo, borrowed = self._spec, maker.Undo(), maker.Undo()
+    def begin_create(
+        self, stdio: Stdio, *, rootfs_fd: int = -1, rootfs: str = "", no_pivot: bool = False
+    ) -> making.Creation:
+        """Clone the first process; the container is made when the creation is DONE. See ``create``."""
+        step = f"create container {self.id}"
+        spec, undo, borrowed = self.spec, maker.Undo(), maker.Undo()
         try:
-            program = Program(spec.process, self._filter, self._keyring, spec.personality, "user" in spec.namespaces)
-            self.warnings += program.warnings
-            launch = first.Launch()
-            launch.spec, launch.program, launch.cgroup = spec, program, self.cgroup
-            launch.bundle, launch.no_pivot = self.bundle, no_pivot
-            launch.plan = root_plan(spec, self.bundle)
-            launch.rootfs = rootfs or os.path.join(self.bundle, spec.root or "rootfs")
-            launch.rootfs_fd = rootfs_fd
-            launch.state = hook_runner.state_json(spec, self.id, self.bundle, "creating", 0)
-            launch.terminal_size = _terminal_size(stdio, spec.process)
-            launch.stdio = _standard(stdio, borrowed)
-            prepare.open_namespaces(launch, borrowed)
-            prepare.open_sources(launch, borrowed)
-            undo.push(self._remove_cgroup)
-            undo.push(self._close_console)
-            self._make_cgroup()
-            launch.groups = prepare.open_groups(self.cgroup, borrowed)
-            child = self._clone(launch)
-            undo.push(child.destroy)
-            self._converse(child)
-            self.init.pid, self.init.pidfd = child.pid, child.pidfd
-            self._pidfd = fcntl.fcntl(child.pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
-            self._channel = child.channel
-            undo.keep()
+            with Within(step):
+                program = Program(
+                    spec.process, self._filter, self._keyring, spec.personality, "user" in spec.namespaces
+                )
+                self.warnings += program.warnings
+                launch = first.Launch()
+                launch.spec, launch.program, launch.cgroup = spec, program, self.cgroup
+                launch.bundle, launch.no_pivot = self.bundle, no_pivot
+                launch.plan = root_plan(spec, self.bundle)
+                launch.rootfs = rootfs or os.path.join(self.bundle, spec.root or "rootfs")
+                launch.rootfs_fd = rootfs_fd
+                launch.state = hook_runner.state_json(spec, self.id, self.bundle, "creating", 0)
+                launch.terminal_size = _terminal_size(stdio, spec.process)
+                launch.stdio = _standard(stdio, borrowed)
+                prepare.open_namespaces(launch, borrowed)
+                prepare.open_sources(launch, borrowed)
+                undo.push(self._remove_cgroup)
+                self._make_cgroup()
+                launch.groups = prepare.open_groups(self.cgroup, borrowed)
+                child = self._clone(launch)
+                undo.push(child.destroy)
+                return making.Creation(self, child, undo, step)
+        except BaseException:
+            undo.run()
+            raise
         finally:
             borrowed.run()
-            undo.run()
+
+    def created(self, child: maker.Child, pidfd: int, console: int) -> None:
+        """Its creation is over: ``child`` waits for START; ``pidfd`` is ours."""
+        self.init = Process(child.pid, child.pidfd, console)
+        self._pidfd = pidfd
+        self._channel = child.channel
 
     def _clone(self, launch: first.Launch) -> maker.Child:
         """Clone the first process, or the one between, in its control groups."""
@@ -178,11 +172,11 @@ class Container:
         run = first.between if between else first.run
         child = maker.spawn_in(self.cgroup, lambda channel: run(launch, channel), flags)
         if between:
-            child.between = (child.pid, child.pidfd)
+            child.expect_another()
         return child
 
     def _make_cgroup(self) -> None:
-        resources = self._spec.resources
+        resources = self.spec.resources
         if resources.get("devices"):
             resources = {**resources, "devices": [*resources["devices"], *default_rules()]}
         self.cgroup = Cgroup.create(self.cgroup.path, resources, systemd=self._systemd)
@@ -193,146 +187,95 @@ class Container:
             self.cgroup.kill()
             self.cgroup.remove()
 
-    def _converse(self, child: maker.Child) -> None:
-        """Answer the new process until it is ready to execve."""
-        if child.between is not None:
-            child.adopt()
-        score = self._spec.process.oom_score_adj
-        if score is not None:
-            maker.set_oom_score_adj(child.pid, score)
-        while True:
-            kind, payload, fd = child.message()
-            if kind == dialogue.READY:
-                self.warnings += filter(None, payload.decode().split("\n"))
-                return
-            if kind == dialogue.MAP_IDS:
-                self._map_ids(child)
-            elif kind == dialogue.HOOKS:
-                self._run_hooks(("prestart", "createRuntime"), "creating", child.pid)
-                maker.tell(child.channel, dialogue.HOOKS_DONE)
-            elif kind == dialogue.CONSOLE and fd >= 0:
-                self.init.console = fd
-            else:
-                raise RuntimeFailure("", reason=f"unexpected message {kind!r}")
-
-    def _map_ids(self, child: maker.Child) -> None:
-        try:
-            ns.write_id_maps(child.pid, self._spec.uid_map, self._spec.gid_map, deny_setgroups=os.geteuid() != 0)
-        except OSError as error:
-            raise RuntimeFailure.of("map user and group ids", error) from error
-        maker.tell(child.channel, dialogue.IDS_MAPPED)
-
-    def _close_console(self) -> None:
-        if self.init.console >= 0:
-            os.close(self.init.console)
-            self.init.console = -1
-
     def _run_hooks(self, kinds: tuple[str, ...], status: str, pid: int) -> None:
         for kind in kinds:
-            hooks = self._spec.hooks[kind]
+            hooks = self.spec.hooks[kind]
             if hooks:
-                state = hook_runner.state_json(self._spec, self.id, self.bundle, status, pid)
+                state = hook_runner.state_json(self.spec, self.id, self.bundle, status, pid)
                 hook_runner.run_hooks(kind, hooks, state)
 
     def start(self) -> None:
         """Let the first process exec. ``RuntimeFailure`` if it cannot: it ends then, and is the caller's to reap."""
-        step = f"start container {self.id}"
-        if self._channel is None:
-            raise FailedPrecondition(f"{step}: it has been started")
-        channel, self._channel = self._channel, None
+        start = self.begin_start()
         try:
-            self._let_go(channel, self.init.pid)
-        except RuntimeFailure as failure:
-            raise failure.within(step) from failure
+            with Within(f"start container {self.id}"):
+                while start.poll(wait=True) == making.LISTENER:
+                    with OwnedFd(start.take_listener()) as listener:
+                        self.hand_listener_over(listener.fileno(), self.init.pid)
         finally:
-            channel.close()
+            start.abandon()
         try:
             self._run_hooks(("poststart",), "running", self.init.pid)
         except RuntimeFailure as failure:
             self.warnings.append(str(failure))
+
+    def begin_start(self) -> making.Start:
+        """Tell the first process to go on, once; the start is the caller's to poll and to abandon."""
+        if self._channel is None:
+            raise FailedPrecondition(f"start container {self.id}: it has been started")
+        channel, self._channel = self._channel, None
+        return making.Start(channel)
 
     def exec(self, process: dict[str, Any], stdio: Stdio) -> Process:
         """Run a further process (the spec's ``process`` object) in the container; returns after its execve succeeded.
 
         It joins all namespaces and the control group. ``RuntimeFailure`` if it could not be run: nothing is left then.
         """
+        execution = self.begin_exec(process, stdio)
+        try:
+            while execution.poll(wait=True) == making.LISTENER:
+                with OwnedFd(execution.take_listener()) as listener:
+                    execution.hand_over(listener.fileno())
+        except BaseException:
+            execution.abandon()
+            raise
+        return execution.process
+
+    def begin_exec(self, process: dict[str, Any], stdio: Stdio) -> making.Execution:
+        """Clone the process; it runs when the execution is DONE. See ``exec``."""
         step = f"exec in container {self.id}"
         parsed = ProcessSpec(process)
         if self._deleted or self._channel is not None or pidfds.wait_exit(self._pidfd, 0):
             raise FailedPrecondition(f"{step}: the container is not running")
         if self.cgroup.frozen():
             raise FailedPrecondition(f"{step}: cannot exec in a paused container")
+        spec, borrowed = self.spec, maker.Undo()
         try:
-            return self._exec(parsed, stdio)
-        except RuntimeFailure as failure:
-            raise failure.within(step) from failure
-        except OSError as error:
-            raise RuntimeFailure.of(step, error) from error
-
-    def _exec(self, process: ProcessSpec, stdio: Stdio) -> Process:
-        spec, undo, borrowed = self._spec, maker.Undo(), maker.Undo()
-        made = Process(-1, -1)
-        try:
-            entry = executor.Entry()
-            in_user = "user" in spec.namespaces
-            entry.program = Program(process, self._filter, self._keyring, spec.personality, in_user)
-            entry.target, entry.root_fd = self._pidfd, -1
-            entry.kinds = 0
-            for kind in spec.namespaces:
-                entry.kinds |= NAMESPACE_KINDS[kind]
-            if "mount" not in spec.namespaces:
-                entry.root_fd = os.open(f"/proc/{self.init.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                borrowed.push(os.close, entry.root_fd)
-            entry.terminal_size = _terminal_size(stdio, process)
-            entry.stdio = _standard(stdio, borrowed)
-            entry.groups = prepare.open_groups(self.cgroup, borrowed)
-            flags = ns.CLONE_CLEAR_SIGHAND
-            child = maker.spawn_in(self.cgroup, lambda channel: executor.between(entry, channel), flags, self.init.pid)
-            undo.push(child.destroy)
-            child.adopt()
-            if process.oom_score_adj is not None:
-                maker.set_oom_score_adj(child.pid, process.oom_score_adj)
-            self._await_exec(child, made, undo)
-            made.pid, made.pidfd = child.pid, child.pidfd
-            child.channel.close()
-            undo.keep()
+            with Within(step):
+                entry = executor.Entry()
+                in_user = "user" in spec.namespaces
+                entry.program = Program(parsed, self._filter, self._keyring, spec.personality, in_user)
+                entry.target, entry.root_fd = self._pidfd, -1
+                entry.kinds = 0
+                for kind in spec.namespaces:
+                    entry.kinds |= NAMESPACE_KINDS[kind]
+                if "mount" not in spec.namespaces:
+                    entry.root_fd = os.open(f"/proc/{self.init.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                    borrowed.push(os.close, entry.root_fd)
+                entry.terminal_size = _terminal_size(stdio, parsed)
+                entry.stdio = _standard(stdio, borrowed)
+                entry.groups = prepare.open_groups(self.cgroup, borrowed)
+                flags = ns.CLONE_CLEAR_SIGHAND
+                child = maker.spawn_in(
+                    self.cgroup, lambda channel: executor.between(entry, channel), flags, self.init.pid
+                )
         finally:
             borrowed.run()
-            undo.run()
-        return made
+        child.expect_another()
+        undo = maker.Undo()
+        undo.push(child.destroy)
+        return making.Execution(self, child, undo, step, parsed.oom_score_adj)
 
-    def _await_exec(self, child: maker.Child, made: Process, undo: maker.Undo) -> None:
-        """Answer the new process until its execve has succeeded."""
-        while True:
-            kind, payload, fd = child.message()
-            if kind == dialogue.READY:
-                self.warnings += filter(None, payload.decode().split("\n"))
-                break
-            if kind != dialogue.CONSOLE or fd < 0:
-                raise RuntimeFailure("", reason=f"unexpected message {kind!r}")
-            made.console = fd
-            undo.push(os.close, fd)
-        self._let_go(child.channel, child.pid)
+    def hand_listener_over(self, fd: int, pid: int) -> None:
+        """Give the listener of process ``pid`` to the agent; without one nobody answers, so the process is killed.
 
-    def _let_go(self, channel: dialogue.Channel, pid: int) -> None:
-        """Tell a process that is ready to go on; returns when its execve has succeeded (or it was killed before)."""
-        try:
-            channel.send(dialogue.START)
-            while True:
-                kind, payload, fd = channel.receive()
-                if kind == dialogue.FAILED:
-                    raise dialogue.decode_failure(payload)
-                if kind == dialogue.LISTENER and fd >= 0 and self._listener is not None:
-                    with OwnedFd(fd):
-                        self._hand_over(self._listener, fd, pid)
-        except dialogue.PeerGone:
+        RuntimeFailure then. ``fd`` stays the caller's.
+        """
+        if self._listener is None:
             return
-
-    def _hand_over(self, listener: Listener, fd: int, pid: int) -> None:
-        """Give the listener of process ``pid`` to the agent; without one nobody answers, so the process is killed."""
-        state = hook_runner.state_json(self._spec, self.id, self.bundle, "running", self.init.pid)
+        state = hook_runner.state_json(self.spec, self.id, self.bundle, "running", self.init.pid)
         try:
-            listener.hand_over(fd, pid, state)
+            self._listener.hand_over(fd, pid, state)
         except RuntimeFailure:
             os.kill(pid, signals.SIGKILL)
             raise
@@ -343,7 +286,7 @@ class Container:
         Without a pid namespace of its own, SIGKILL goes to every process: nothing else would end the others.
         """
         if signal == signals.SIGKILL:
-            own_pids = self._spec.namespaces.get("pid") == ""
+            own_pids = self.spec.namespaces.get("pid") == ""
             if all or not own_pids:
                 self.cgroup.kill(signal)
                 return
@@ -383,6 +326,14 @@ class Container:
         """
         if self._deleted:
             return
+        self.remove(force)
+        try:
+            self._run_hooks(("poststop",), "stopped", 0)
+        except RuntimeFailure as failure:
+            self.warnings.append(str(failure))
+
+    def remove(self, force: bool) -> None:
+        """``delete`` without the hooks at its end."""
         running = self._channel is None and not pidfds.wait_exit(self._pidfd, 0)
         if running and not force:
             raise FailedPrecondition(f"delete container {self.id}: it is running")
@@ -398,10 +349,6 @@ class Container:
         self._deleted = True
         os.close(self._pidfd)
         self._pidfd = -1
-        try:
-            self._run_hooks(("poststop",), "stopped", 0)
-        except RuntimeFailure as failure:
-            self.warnings.append(str(failure))
 
 
 def pidfds_signal(pidfd: int, number: int, id: str) -> None:
@@ -415,8 +362,8 @@ def pidfds_signal(pidfd: int, number: int, id: str) -> None:
 _caches: dict[str, FilterCache] = {}
 
 
-def _filters(directory: str) -> FilterCache:
-    """One cache for each directory in the life of this process."""
+def filters(directory: str) -> FilterCache:
+    """Compiled seccomp filters, kept in ``directory``: one cache for each directory in the life of this process."""
     found = _caches.get(directory)
     if found is None:
         found = _caches[directory] = FilterCache(directory)

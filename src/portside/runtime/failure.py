@@ -44,3 +44,21 @@ class RuntimeFailure(PortsideError):
 
 def _name(filename: object) -> str:
     return os.fsdecode(filename) if isinstance(filename, str | bytes) else ""
+
+
+class Within:
+    """``with Within(step):`` lets failures say during which step they happened; an OSError becomes one."""
+
+    __slots__ = ("_step",)
+
+    def __init__(self, step: str) -> None:
+        self._step = step
+
+    def __enter__(self) -> None:
+        """There is nothing to do before."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, RuntimeFailure):
+            raise error.within(self._step) from error
+        if isinstance(error, OSError):
+            raise RuntimeFailure.of(self._step, error) from error

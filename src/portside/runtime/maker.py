@@ -33,6 +33,9 @@ _NO_CLONE_INTO = (errno.EBUSY, errno.EOPNOTSUPP, errno.E2BIG, errno.EINVAL)
 # Seconds that a process in between may take to go; it has next to nothing to do.
 _BETWEEN_TIMEOUT = 5
 
+# Seconds that the end of a killed process is waited for.
+_KILLED_TIMEOUT = 5
+
 
 class Undo:
     """What has to be taken back after a failure, last first; each piece is tried whatever happens to the others."""
@@ -72,21 +75,23 @@ class Child:
         self.between: tuple[int, int] | None = None
         self._early: list[tuple[bytes, bytes, int]] = []
 
-    def adopt(self) -> None:
-        """What was cloned is a process in between: wait for the pid of the real child, and reap the former."""
-        if self.between is None:
-            self.between = (self.pid, self.pidfd)
+    def expect_another(self) -> None:
+        """What was cloned is a process in between, which will tell the pid of the real child and go."""
+        self.between = (self.pid, self.pidfd)
         self.pid = self.pidfd = -1
-        # The real child talks as well as soon as it is there.
-        while (message := next_message(self.channel))[0] != dialogue.PID:
-            self._early.append(message)
-        self.pid = int(message[1])
-        self.pidfd = pidfds.pidfd_open(self.pid)
-        self._reap_between()
 
-    def message(self) -> tuple[bytes, bytes, int]:
+    def message(self, wait: bool = True) -> tuple[bytes, bytes, int]:
         """The child's next message; see :func:`next_message`."""
-        return self._early.pop(0) if self._early else next_message(self.channel)
+        while self.between is not None:
+            # The real child talks as well as soon as it is there.
+            kind, payload, fd = next_message(self.channel, wait)
+            if kind == dialogue.PID:
+                self.pid = int(payload)
+                self.pidfd = pidfds.pidfd_open(self.pid)
+                self._reap_between()
+            else:
+                self._early.append((kind, payload, fd))
+        return self._early.pop(0) if self._early else next_message(self.channel, wait)
 
     def _reap_between(self) -> None:
         if self.between is not None:
@@ -105,7 +110,9 @@ class Child:
         self.channel.close()
         if self.pidfd >= 0:
             _kill(self.pidfd)
-            pidfds.reap(self.pidfd)
+            # One that hangs in the kernel is left to whoever reaps what we leave.
+            if pidfds.wait_exit(self.pidfd, _KILLED_TIMEOUT):
+                pidfds.reap(self.pidfd)
             os.close(self.pidfd)
             self.pidfd = -1
         elif self.pid > 0:
@@ -196,10 +203,13 @@ def spawn_in(cgroup: Cgroup, run: Callable[[Channel], object], flags: int, besid
     return child
 
 
-def next_message(channel: Channel) -> tuple[bytes, bytes, int]:
-    """(kind, payload, descriptor or -1); FAILED is raised, an end of file is a failure too."""
+def next_message(channel: Channel, wait: bool = True) -> tuple[bytes, bytes, int]:
+    """(kind, payload, descriptor or -1); FAILED is raised, an end of file is a failure too.
+
+    Without ``wait``, ``BlockingIOError`` if there is none yet.
+    """
     try:
-        kind, payload, fd = channel.receive()
+        kind, payload, fd = channel.receive(wait)
     except PeerGone:
         raise RuntimeFailure("", reason="the process died before it was ready") from None
     if kind == dialogue.FAILED:

@@ -17,7 +17,7 @@ import struct
 from portside.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable, Unknown
 from portside.linux import pidfd as pidfds
 from portside.linux.cgroups.cgroup import Cgroup
-from portside.runtime.container import Process, Stdio
+from portside.runtime.process import Process, Stdio
 from portside.shim import signals
 
 TYPE_CHECKING = False

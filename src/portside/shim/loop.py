@@ -86,6 +86,10 @@ class Loop:
             except OSError:
                 pass  # Closed already; epoll has forgotten it by itself.
 
+    def __contains__(self, fd: int) -> bool:
+        """Whether ``fd`` is watched."""
+        return fd in self._handlers
+
     def later(self, seconds: float, call: Callable[[], None]) -> Timer:
         """Call ``call`` once, ``seconds`` from now."""
         timer = Timer(time.monotonic() + seconds, call)

@@ -193,7 +193,7 @@ class Running:
         slept_badly = time.monotonic() - self._woken < 4 * self._quiet
         quiet = min(self._quiet * 2, MAX_QUIET) if slept_badly else QUIET
         try:
-            if self._shim.makers or self._shim.starting:
+            if self._shim.makers or self._shim.conversations:
                 raise NotQuiet
             state = {"server": self._server.freeze(ice), "outbox": self._outbox.freeze(ice), "quiet": quiet}
             state |= {"service": self._service.freeze(ice), "idle_since": self._idle_since}

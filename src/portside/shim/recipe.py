@@ -1,7 +1,9 @@
-"""How containers and execs are made, from a bundle: what runs in a child of the shim (``maker.py``).
+"""How containers and execs are made, from a bundle.
 
-What belongs here: reading the spec, mounting the root, choosing the runtime, and the facts about what was made that the
-shim keeps. What does not: the state of a task (``task.py``).
+Our own runtime's are begun here, in the shim, and finished by a conversation (``conversation.py``); those of an
+external runtime are made by its commands, in a child (``maker.py``). What belongs here: reading the spec, mounting the
+root, choosing the runtime, and the facts about what was made that the shim keeps. What does not: the state of a task
+(``task.py``).
 """
 
 from __future__ import annotations
@@ -10,17 +12,18 @@ import json
 import os
 
 from portside.errors import InvalidArgument
-from portside.runtime.container import Stdio
+from portside.runtime.process import Stdio
 from portside.shim.external import ExternalContainer
 from portside.shim.held import HeldContainer
-from portside.shim.rootfs import Rootfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, Final
 
+    from portside.runtime.making import Creation, Execution
     from portside.shim.maker import Made
+    from portside.shim.rootfs import Rootfs
     from portside.shim.shared import Shim
     from portside.shim.stdio import Streams
 
@@ -31,7 +34,7 @@ MAX_SPEC: Final = 64 << 20
 class Recipe:
     """What it takes to make one container, or something in it."""
 
-    __slots__ = ("_bundle", "_cache_dir", "_container", "_id", "_mounts", "_namespace", "_options", "_rootfs")
+    __slots__ = ("_bundle", "_cache_dir", "_container", "_id", "_mounts", "_namespace", "_options")
 
     def __init__(
         self, id: str, bundle: str, mounts: Sequence[Mapping[str, Any]], options: Mapping[str, Any], shim: Shim
@@ -43,61 +46,100 @@ class Recipe:
         self._options = options
         self._namespace = shim.namespace
         self._cache_dir = shim.cache_dir
-        self._rootfs = Rootfs()
-        self._container: HeldContainer | ExternalContainer | None = None
+        self._container: ExternalContainer | None = None
 
-    def container(self, streams: Streams) -> Made:
-        """Make the container up to the point before execve. After a failure nothing is left.
+    # Our own runtime's
 
-        The facts: what ``hand_over`` of container and root gives; whether streams are ``direct`` and ``shared_pids``.
-        The descriptors: pidfd, console and channel if the facts say so, the root's mount if it is one.
+    def begin_create(self, streams: Streams, rootfs: Rootfs) -> tuple[HeldContainer, Creation, dict[str, Any]]:
+        """Mount the root and clone the first process; the container is whole when the creation is.
+
+        The facts: whether streams are ``direct`` and ``shared_pids``. After a failure nothing is left, nor ``rootfs``.
         """
         spec = self._spec()
-        process = spec.get("process") or {}
-        shared, has_users = _namespaces(spec)
-        direct = not (shared or has_users or _uid(process) or self._options.get("io_uid", 0))
-        stdio = _stdio(streams, direct, process)
-        self._rootfs.mount(self._mounts, self._bundle, visible=bool(self._options.get("binary_name")))
+        facts = _facts(spec, self._options)
+        container = HeldContainer.prepare(
+            self._id,
+            self._bundle,
+            spec,
+            no_new_keyring=self._options.get("no_new_keyring", False),
+            systemd_cgroup=self._options.get("systemd_cgroup", False),
+            cache_dir=self._cache_dir,
+        )
+        stdio = _stdio(streams, facts["direct"], spec.get("process") or {})
+        rootfs.mount(self._mounts, self._bundle, visible=False)
         try:
-            self._container = container = self._create(spec, stdio)
+            creation = container.begin_create(
+                stdio,
+                rootfs_fd=rootfs.fd,
+                rootfs=rootfs.path,
+                no_pivot=self._options.get("no_pivot_root", False),
+            )
         except BaseException:
-            self._rootfs.unmount()
+            rootfs.unmount()
             raise
-        facts, (pidfd, *channel) = container.hand_over()
-        rootfs, root_fd = self._rootfs.hand_over()
-        console = [container.init.console] if container.init.console >= 0 else []
-        facts |= {"direct": direct, "shared_pids": shared, "console": bool(console), "channel": bool(channel)}
-        return {**facts, "rootfs": rootfs}, [pidfd, *console, *channel, *root_fd]
+        return container, creation, facts
 
-    def undo(self) -> None:
-        """Take back what ``container`` made."""
+    def begin_exec(self, container: HeldContainer, process: bytes, streams: Streams) -> Execution:
+        """Clone one more process."""
+        spec = parse_json(process, f"exec in task {self._id}: process")
+        self.complete(container)
+        return container.begin_exec(spec, _stdio(streams, False, spec))
+
+    def complete(self, container: HeldContainer) -> None:
+        """Let the container know everything that its spec says."""
+        if not container.is_complete:
+            container.complete(self._spec(), self._cache_dir)
+
+    def late_hooks(self, container: HeldContainer, kind: str) -> Made:
+        """Run the hooks ``poststart`` or ``poststop``; init may have ended. In a child."""
+        self.complete(container)
+        container.run_late_hooks(kind)
+        return {}, []
+
+    # An external runtime's, in a child
+
+    def create_externally(self, streams: Streams, rootfs: Rootfs) -> Made:
+        """Make the container up to the point before its process. After a failure nothing is left.
+
+        The facts: those above, what ``hand_over`` of container and root gives, whether there is a ``console``.
+        The descriptors: pidfd, console.
+        """
+        spec = self._spec()
+        facts = _facts(spec, self._options)
+        stdio = _stdio(streams, facts["direct"], spec.get("process") or {})
+        rootfs.mount(self._mounts, self._bundle, visible=True)
+        try:
+            container = ExternalContainer.create(
+                self._id,
+                self._bundle,
+                stdio,
+                binary=self._options["binary_name"],
+                root=f"{self._options.get('root') or '/run/portside/runtime'}/{self._namespace}",
+                no_pivot=self._options.get("no_pivot_root", False),
+                no_new_keyring=self._options.get("no_new_keyring", False),
+                systemd_cgroup=self._options.get("systemd_cgroup", False),
+            )
+        except BaseException:
+            rootfs.unmount()
+            raise
+        self._container = container
+        made, fds = container.hand_over()
+        console = [container.init.console] if container.init.console >= 0 else []
+        return {**facts, **made, "console": bool(console), "rootfs": rootfs.hand_over()[0]}, [*fds, *console]
+
+    def undo(self, rootfs: Rootfs) -> None:
+        """Take back what ``create_externally`` made."""
         if self._container is not None:
             self._container.delete(force=True)
-        self._rootfs.unmount()
+        rootfs.unmount()
 
-    def exec(self, facts: Mapping[str, Any], process: bytes, streams: Streams) -> Made:
+    def exec_externally(self, facts: Mapping[str, Any], process: bytes, streams: Streams) -> Made:
         """Run one more process. The facts: ``pid``, ``console``; the descriptors: pidfd, console if there is one."""
         spec = parse_json(process, f"exec in task {self._id}: process")
-        stdio = _stdio(streams, False, spec)
-        if self._options.get("binary_name"):
-            made = ExternalContainer.take_over(self._id, self._bundle, facts).exec(spec, stdio)
-        else:
-            made = self.whole(facts).exec(spec, stdio)
+        made = ExternalContainer.take_over(self._id, self._bundle, facts).exec(spec, _stdio(streams, False, spec))
         pidfd = made.pidfd if made.pidfd >= 0 else os.pidfd_open(made.pid)
         console = [made.console] if made.console >= 0 else []
         return {"pid": made.pid, "console": bool(console)}, [pidfd, *console]
-
-    def whole(self, facts: Mapping[str, Any]) -> HeldContainer:
-        """Our runtime's container with everything that its spec says."""
-        pidfd = os.pidfd_open(facts["pid"])
-        return HeldContainer.take_over(
-            self._id, self._bundle, facts, pidfd, spec=self._spec(), cache_dir=self._cache_dir
-        )
-
-    def late_hooks(self, facts: Mapping[str, Any], kind: str) -> Made:
-        """Run the hooks ``poststart`` or ``poststop`` of our runtime's container, whose init may have ended."""
-        HeldContainer.take_over(self._id, self._bundle, facts, -1, spec=self._spec()).run_late_hooks(kind)
-        return {}, []
 
     def _spec(self) -> dict[str, Any]:
         fd = os.open(f"{self._bundle}/config.json", os.O_RDONLY | os.O_CLOEXEC)
@@ -107,22 +149,12 @@ class Recipe:
             os.close(fd)
         return parse_json(data, f"create task {self._id}: config.json")
 
-    def _create(self, spec: dict[str, Any], stdio: Stdio) -> HeldContainer | ExternalContainer:
-        flags = {
-            "no_pivot": self._options.get("no_pivot_root", False),
-            "no_new_keyring": self._options.get("no_new_keyring", False),
-            "systemd_cgroup": self._options.get("systemd_cgroup", False),
-        }
-        binary = self._options.get("binary_name", "")
-        if binary:
-            root = f"{self._options.get('root') or '/run/portside/runtime'}/{self._namespace}"
-            return ExternalContainer.create(self._id, self._bundle, stdio, binary=binary, root=root, **flags)
-        made = HeldContainer.create(
-            self._id, self._bundle, spec, stdio, rootfs_fd=self._rootfs.fd, rootfs=self._rootfs.path,
-            cache_dir=self._cache_dir, **flags,
-        )  # fmt: skip
-        assert isinstance(made, HeldContainer)
-        return made
+
+def _facts(spec: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a spec decides about streams and the end: ``direct``, ``shared_pids``."""
+    shared, has_users = _namespaces(spec)
+    direct = not (shared or has_users or _uid(spec.get("process") or {}) or options.get("io_uid", 0))
+    return {"direct": direct, "shared_pids": shared}
 
 
 def parse_json(data: bytes, what: str) -> dict[str, Any]:

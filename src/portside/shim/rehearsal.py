@@ -4,8 +4,8 @@ The interpreter writes into what it runs: it specialises code that was run a few
 attributes were found. In a shim each such write costs a page of memory that was shared; done here, it is shared by all.
 Measured: 2.9 MB a shim without it.
 
-It is a play: nothing is forked, no container is made, and what would be (a maker's answer, a process's end) is told.
-The rest is real: a loop, a socket with a peer, a queue of events with a daemon, a record in a directory of its own.
+It is a play: nothing is forked, no container is made, and what a new process would say, and its end, is told. The rest
+is real: a loop, a socket with a peer, a queue of events with a daemon, a record in a directory of its own.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ import os
 
 from portside.errors import PortsideError
 from portside.linux.process import dumpable
+from portside.runtime.dialogue import READY, channel_pair
+from portside.runtime.maker import Child, Undo
+from portside.runtime.making import Creation, Execution
 from portside.runtime.plan import root_plan
 from portside.runtime.program import Program
-from portside.runtime.spec import Spec
 from portside.shim import keeper, record
+from portside.shim.held import HeldContainer
 from portside.shim.loop import READ, Loop
 from portside.shim.outbox import Outbox
+from portside.shim.recipe import Recipe
+from portside.shim.rootfs import Plan
 from portside.shim.rpc import Connection, Server
 from portside.shim.service import SERVICES, TaskService
 from portside.shim.shared import Shim
@@ -31,10 +36,10 @@ from portside.wire.ttrpc.connection import Request, TtrpcConnection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any, Final
 
-    from portside.shim.maker import Made
+    from portside.shim.rootfs import Rootfs
+    from portside.shim.stdio import Streams
 
 ROUNDS: Final = 20
 """CPython specialises a function's code after eight calls; what is called once in a round has its share, too."""
@@ -99,7 +104,6 @@ def rehearse(directory: str) -> None:
             dumpable()
             record.start_time(os.getpid())
             _play_keeper()
-            _play_runtime()
             _Day(directory).play()
     finally:
         for name in (record.NAME, f".{record.NAME}"):
@@ -117,10 +121,9 @@ class _Day:
         self._directory = directory
         self._errors: list[BaseException] = []
         self._loop = Loop(self._errors.append)
-        self._channel: _socket.socket | None = None
         self._outbox = Outbox(self._loop, "", "play")
         self._shim = Shim(self._loop, self._outbox, "play", "")
-        self._shim.make = self._make
+        self._shim.recipe = _Play
         self._service = TaskService(self._shim, _nothing, _nothing)
         listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         self._server = Server(self._loop, listener, self._service.handle)
@@ -137,9 +140,8 @@ class _Day:
         finally:
             for task in self._service.tasks.values():
                 task.close()
-            for end in (self._peer, self._channel, self._daemon):
-                if end is not None:
-                    end.close()
+            for end in (self._peer, self._daemon):
+                end.close()
             self._server.close()
             self._outbox.close()
             self._loop.close()
@@ -153,9 +155,6 @@ class _Day:
         self._call("Connect", id=_ID)
         self._call("Create", id=_ID, bundle=self._directory, rootfs=[mount])
         self._call("Start", id=_ID)
-        assert self._channel is not None
-        self._channel.close()  # as init does by becoming its program
-        self._turn()
         self._call("State", id=_ID)
         self._call("Wait", id=_ID)
         self._call("Connect", id=_ID)
@@ -201,29 +200,34 @@ class _Day:
             self._loop.soon(_nothing)  # so that it does not wait
             self._loop.turn()
 
-    def _make(
-        self, _work: Callable[[], Made], _undo: Callable[[], None], done: Callable[[Made | PortsideError], None]
-    ) -> None:
-        """What a maker answers: a container whose init we are, or an exec."""
-        pidfd = os.pidfd_open(os.getpid())
-        facts: dict[str, Any] = {"pid": os.getpid(), "console": False}
-        if self._channel is not None:
-            done((facts, [pidfd]))
-            return
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-        self._channel = ours
-        facts |= {
-            "cgroup": "/portside", "namespaces": {"pid": ""}, "hooks": False, "keyring": "", "channel": True,
-            "direct": True, "shared_pids": False, "rootfs": {"mounted": [], "path": "", "slow": False},
-        }  # fmt: skip
-        done((facts, [pidfd, theirs.detach()]))
+
+class _Play(Recipe):
+    """Makes what it is asked for up to the clone; the new process, which says what it has to at once, are we."""
+
+    __slots__ = ()
+
+    def begin_create(self, streams: Streams, rootfs: Rootfs) -> tuple[HeldContainer, Creation, dict[str, Any]]:
+        """A container whose first process we are."""
+        container = HeldContainer.prepare(_ID, self._bundle, json.loads(_SPEC))
+        Plan(self._mounts[0])
+        root_plan(container.spec, "/")
+        streams.child_fds(True)
+        creation = Creation(container, _speaker(), Undo(), "play")
+        return container, creation, {"direct": True, "shared_pids": False}
+
+    def begin_exec(self, container: HeldContainer, process: bytes, streams: Streams) -> Execution:
+        """A process that we are."""
+        streams.child_fds(False)
+        Program(container.spec.process, None, "", container.spec.personality, False)
+        return Execution(container, _speaker(), Undo(), "play", None)
 
 
-def _play_runtime() -> None:
-    """What makers do before they clone: they begin as copies of a shim, and finish the sooner the more is known."""
-    spec = Spec(json.loads(_SPEC))
-    root_plan(spec, "/")
-    Program(spec.process, None, "", spec.personality, False)
+def _speaker() -> Child:
+    """A child that is ready, and gone right after: its execve."""
+    ours, theirs = channel_pair()
+    theirs.send(READY)
+    theirs.close()
+    return Child(os.getpid(), os.pidfd_open(os.getpid()), ours)
 
 
 def _play_keeper() -> None:

@@ -6,17 +6,18 @@ import os
 import time
 
 from portside.shim.maker import Maker
+from portside.shim.recipe import Recipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from portside.errors import PortsideError
+    from portside.shim.conversation import Conversation
     from portside.shim.loop import Loop
     from portside.shim.maker import Made
     from portside.shim.outbox import Outbox
     from portside.shim.process import Process
-    from portside.shim.starting import Starting
     from portside.shim.task import Task
 
     Outcome = Made | PortsideError
@@ -26,7 +27,18 @@ if TYPE_CHECKING:
 class Shim:
     """What the tasks of a shim share: namespace, loop, outbox, and who has which pid. Set up once, in ``main.py``."""
 
-    __slots__ = ("by_pid", "cache_dir", "loop", "make", "makers", "namespace", "outbox", "pid", "starting")
+    __slots__ = (
+        "by_pid",
+        "cache_dir",
+        "conversations",
+        "loop",
+        "make",
+        "makers",
+        "namespace",
+        "outbox",
+        "pid",
+        "recipe",
+    )
 
     def __init__(self, loop: Loop, outbox: Outbox, namespace: str, cache_dir: str) -> None:
         self.loop = loop
@@ -41,8 +53,10 @@ class Shim:
         """Children at work."""
         self.make: Make = self._make
         """Run work in a child; then call with what it made, or with what went wrong."""
-        self.starting: set[Starting] = set()
-        """Of each task whose init is between start and execve."""
+        self.recipe = Recipe
+        """By which containers are made."""
+        self.conversations: set[Conversation] = set()
+        """With each process that is on its way to its program."""
 
     def _make(self, work: Callable[[], Made], undo: Callable[[], None], done: Callable[[Outcome], None]) -> None:
         Maker(self.loop, self.makers, work, undo, done)
@@ -57,15 +71,21 @@ class Shim:
         """Collect every child that has ended; orphans of a container too, of which nobody asks."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if not pid:
+            if found is None:
                 return
-            # Started comes before exit, and what has been made was announced before it came to us.
-            for starting in list(self.starting):
-                starting.poll()
+            # What has been said comes first: a process is started before it exits, and what has been made was announced
+            # before it came to us. While it is not reaped, its number is its own.
+            for conversation in list(self.conversations):
+                conversation.poll()
+            pid = found.si_pid
             if pid not in self.by_pid:
                 for maker in list(self.makers):
                     maker.poll()
+            try:
+                _, status = os.waitpid(pid, 0)
+            except ChildProcessError:
+                continue  # A conversation that failed has reaped it.
             self.ended(pid, status, time.time_ns())

@@ -47,7 +47,7 @@ SETTLE_TIMEOUT: Final = 0.1
 class _Stream:
     """One of the three while the process is being made: what the client gave, and a pipe in case it is needed."""
 
-    __slots__ = ("keys", "ours", "path", "sink", "theirs")
+    __slots__ = ("direct", "keys", "ours", "path", "sink", "theirs")
 
     def __init__(self, path: str = "", sink: Sink | None = None) -> None:
         self.path = path
@@ -55,6 +55,8 @@ class _Stream:
         """Where output goes; None for input."""
         self.ours = self.theirs = -1
         """The pipe: the end that we copy from or to, and the process's."""
+        self.direct = -1
+        """The client's fifo for the process itself, instead of the pipe."""
         self.keys = -1
         """The reading end of a terminal's fifo for input."""
 
@@ -64,9 +66,9 @@ class _Stream:
         return isinstance(self.sink, FifoSink)
 
     def close(self) -> None:
-        for fd in (self.ours, self.theirs, self.keys):
+        for fd in (self.ours, self.theirs, self.direct, self.keys):
             close_fd(fd)
-        self.ours = self.theirs = self.keys = -1
+        self.ours = self.theirs = self.direct = self.keys = -1
         if self.sink is not None:
             self.sink.close()
 
@@ -112,7 +114,7 @@ class Streams:
             raise
 
     def child_fds(self, direct: bool) -> tuple[int, int, int]:
-        """The process's descriptors, -1 for /dev/null (all, with a terminal). Runs where the process is made."""
+        """The process's descriptors, -1 for /dev/null (all, with a terminal); ours until ``started`` or ``close``."""
         if self.terminal:
             return -1, -1, -1
         stdin, stdout, stderr = (self._child_fd(stream, direct) for stream in self._streams)
@@ -296,7 +298,8 @@ class Streams:
             return -1
         if not direct or not stream.may_be_direct:
             return stream.theirs
-        return os.open(stream.path, os.O_WRONLY | os.O_CLOEXEC)  # The sink reads it too, so this does not wait.
+        stream.direct = os.open(stream.path, os.O_WRONLY | os.O_CLOEXEC)  # The sink reads it too: this does not wait.
+        return stream.direct
 
     def _sink(self, uri: str, stream: str) -> Sink:
         scheme, path, options = split_uri(uri)

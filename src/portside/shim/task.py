@@ -20,15 +20,16 @@ from portside.errors import (
     Unimplemented,
     from_oserror,
 )
+from portside.runtime.failure import RuntimeFailure
 from portside.shim import record, signals
+from portside.shim.conversation import Conversation
 from portside.shim.external import ExternalContainer
 from portside.shim.frozen import NotQuiet
 from portside.shim.held import HeldContainer
 from portside.shim.oom import OomTeller
 from portside.shim.process import CREATED, PAUSED, RUNNING, STOPPED, Process
-from portside.shim.recipe import MAX_SPEC, Recipe, parse_json
+from portside.shim.recipe import MAX_SPEC, parse_json
 from portside.shim.rootfs import Rootfs
-from portside.shim.starting import Starting
 from portside.shim.stdio import Streams
 
 TYPE_CHECKING = False
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from portside.shim.frozen import Freezing, Thawing, Values
     from portside.shim.maker import Made
+    from portside.shim.recipe import Recipe
     from portside.shim.shared import Outcome, Shim
 
     Done = Callable[[int | PortsideError], None]
@@ -80,41 +82,64 @@ class Task:
             raise Unimplemented(f"create task {self.id}: from a checkpoint")
         streams = self.init.streams
         streams.prepare((self._options.get("io_uid", 0), self._options.get("io_gid", 0)))
-        recipe = Recipe(self.id, self.bundle, self._request["rootfs"], self._options, self._shim)
+        recipe = self._shim.recipe(self.id, self.bundle, self._request["rootfs"], self._options, self._shim)
 
-        def made(outcome: Outcome) -> None:
-            if isinstance(outcome, PortsideError):
+        def finish(error: PortsideError | None, hold: Callable[[], None]) -> None:
+            if error is None:
+                try:
+                    hold()
+                    self._save()
+                except (OSError, PortsideError) as failure:  # The daemon ends the shim then, and what it left.
+                    error = from_oserror(failure, f"create task {self.id}") if isinstance(failure, OSError) else failure
+            else:
+                self._rootfs.unmount()
                 streams.close()
-                done(outcome)
-                return
-            try:
-                self._created(*outcome)
-            except (OSError, PortsideError) as error:  # The daemon ends a shim whose Create failed, and what it left.
-                done(from_oserror(error, f"create task {self.id}") if isinstance(error, OSError) else error)
+            if error is not None:
+                done(error)
                 return
             done(self.init.pid)  # before the event: it is on record, and the client waits
             self._tell_created()
 
         try:
-            self._shim.make(lambda: recipe.container(streams), recipe.undo, made)
-        except OSError:
+            if self._options.get("binary_name"):
+                self._create_externally(recipe, finish)
+            else:
+                self._create(recipe, finish)
+        except BaseException:
             streams.close()
             raise
 
-    def _created(self, facts: dict[str, Any], fds: list[int]) -> None:
-        self._facts = facts
-        pidfd, *rest = fds
-        console = rest.pop(0) if facts["console"] else -1
-        channel = rest.pop(0) if facts["channel"] else -1
-        self._rootfs.take_over(facts["rootfs"], rest)
-        if self._options.get("binary_name"):
-            self._container = ExternalContainer.take_over(self.id, self.bundle, facts)
-        else:
+    def _create(self, recipe: Recipe, finish: Callable[[PortsideError | None, Callable[[], None]], None]) -> None:
+        container, creation, facts = recipe.begin_create(self.init.streams, self._rootfs)
+
+        def hold() -> None:
+            self._container = container
+            self._facts = {**facts, **container.facts()}
             # The container has a descriptor of its own: the process's is closed at its end.
-            self._container = HeldContainer.take_over(self.id, self.bundle, facts, os.dup(pidfd), channel)
-        self._hold(self.init, facts["pid"], pidfd, console)
-        self.init.streams.started(console, facts["direct"])
-        self._save()
+            init = container.init
+            self._hold(self.init, init.pid, init.pidfd, init.console)
+            self.init.streams.started(init.console, facts["direct"])
+
+        Conversation(self._shim, creation, _no_listener, lambda error: finish(error, hold))
+
+    def _create_externally(
+        self, recipe: Recipe, finish: Callable[[PortsideError | None, Callable[[], None]], None]
+    ) -> None:
+        rootfs, streams = Rootfs(), self.init.streams
+
+        def made(outcome: Outcome) -> None:
+            def hold() -> None:
+                assert not isinstance(outcome, PortsideError)
+                facts, (pidfd, *console) = outcome
+                self._facts = facts
+                self._rootfs.take_over(facts["rootfs"], [])
+                self._container = ExternalContainer.take_over(self.id, self.bundle, facts)
+                self._hold(self.init, facts["pid"], pidfd, console[0] if console else -1)
+                streams.started(self.init.console, facts["direct"])
+
+            finish(outcome if isinstance(outcome, PortsideError) else None, hold)
+
+        self._shim.make(lambda: recipe.create_externally(streams, rootfs), lambda: recipe.undo(rootfs), made)
 
     def _tell_created(self) -> None:
         request = self._request
@@ -135,37 +160,44 @@ class Task:
         self._started = done
         container = self._container
         if isinstance(container, HeldContainer):
-            Starting(self._shim, container, lambda: self._recipe().whole(self._facts), self._execve_done)
+
+            def hand_over(listener: int) -> None:
+                self._recipe().complete(container)
+                container.hand_listener_over(listener, container.init.pid)
+
+            Conversation(self._shim, container.begin_start(), hand_over, self._execve_done)
         else:
-            self._shim.make(lambda: _nothing_made(container.start), _no_undo, self._start_finished)
+            self._shim.make(lambda: _nothing_made(container.start), _no_undo, self._externally_started)
 
     def _recipe(self) -> Recipe:
-        return Recipe(self.id, self.bundle, (), self._options, self._shim)
+        return self._shim.recipe(self.id, self.bundle, (), self._options, self._shim)
 
     def _run_late_hooks(self, kind: str, done: Callable[[Outcome], None]) -> None:
-        recipe = self._recipe()
-        self._shim.make(lambda: recipe.late_hooks(self._facts, kind), _no_undo, done)
+        container = self._container
+        assert isinstance(container, HeldContainer)
+        self._shim.make(lambda: self._recipe().late_hooks(container, kind), _no_undo, done)
 
-    def _execve_done(self, outcome: Outcome) -> None:
-        if self._facts["hooks"] and not isinstance(outcome, PortsideError):
-            self._run_late_hooks("poststart", self._start_finished)
+    def _execve_done(self, error: PortsideError | None) -> None:
+        if self._facts["hooks"] and error is None:
+            self._run_late_hooks("poststart", self._externally_started)
         else:
-            self._start_finished(outcome)
+            self._start_finished(
+                error.within(f"start container {self.id}") if isinstance(error, RuntimeFailure) else error
+            )
 
-    def _start_finished(self, outcome: Outcome) -> None:
+    def _externally_started(self, outcome: Outcome) -> None:
+        self._start_finished(outcome if isinstance(outcome, PortsideError) else None)
+
+    def _start_finished(self, error: PortsideError | None) -> None:
         done, self._started = self._started, None
         process = self.init
         process.starting = False
-        answer: int | PortsideError = process.pid
-        if isinstance(outcome, PortsideError):
-            answer = outcome
-        else:
-            if process.status == CREATED:
-                process.status = RUNNING
-                self._note()
+        if error is None and process.status == CREATED:
+            process.status = RUNNING
+            self._note()
         if done is not None:
-            done(answer)
-        if answer is not outcome:
+            done(process.pid if error is None else error)
+        if error is None:
             self._emit("start", "TaskStart", pid=process.pid)
 
     def exec(self, request: Mapping[str, Any]) -> None:
@@ -400,17 +432,14 @@ class Task:
             self._exec_failed(process)
             raise
         process.starting = True
-        recipe = self._recipe()
 
-        def made(outcome: Outcome) -> None:
+        def finish(error: PortsideError | None, pid: int = 0, pidfd: int = -1, console: int = -1) -> None:
             process.starting = False
-            if isinstance(outcome, PortsideError):
+            if error is not None:
                 self._exec_failed(process)
-                done(outcome)
+                done(error)
                 return
-            facts, (pidfd, *rest) = outcome
-            console = rest[0] if facts["console"] else -1
-            self._hold(process, facts["pid"], pidfd, console)
+            self._hold(process, pid, pidfd, console)
             streams.started(console)
             streams.begin_input()
             process.status = RUNNING
@@ -420,11 +449,38 @@ class Task:
             self._emit("exec-started", "TaskExecStarted", exec_id=process.exec_id, pid=process.pid)
 
         try:
-            self._shim.make(lambda: recipe.exec(self._facts, process.spec, streams), _no_undo, made)
-        except OSError:
+            if isinstance(self._container, HeldContainer):
+                self._exec(self._container, process, finish)
+            else:
+                self._exec_externally(process, finish)
+        except BaseException:
             process.starting = False
             self._exec_failed(process)
             raise
+
+    def _exec(self, container: HeldContainer, process: Process, finish: Callable[..., None]) -> None:
+        execution = self._recipe().begin_exec(container, process.spec, process.streams)
+
+        def made(error: PortsideError | None) -> None:
+            if error is not None:
+                finish(error)
+            else:
+                started = execution.process
+                finish(None, started.pid, started.pidfd, started.console)
+
+        Conversation(self._shim, execution, execution.hand_over, made)
+
+    def _exec_externally(self, process: Process, finish: Callable[..., None]) -> None:
+        recipe = self._recipe()
+
+        def made(outcome: Outcome) -> None:
+            if isinstance(outcome, PortsideError):
+                finish(outcome)
+            else:
+                facts, (pidfd, *console) = outcome
+                finish(None, facts["pid"], pidfd, *console)
+
+        self._shim.make(lambda: recipe.exec_externally(self._facts, process.spec, process.streams), _no_undo, made)
 
     def _exec_failed(self, process: Process) -> None:
         """As with containerd, a process that could not be started counts as ended, and is there to be deleted."""
@@ -532,6 +588,10 @@ class Task:
 def _nothing_made(work: Callable[[], None]) -> Made:
     work()
     return {}, []
+
+
+def _no_listener(_fd: int) -> None:
+    """A container's first process installs its filter after START."""
 
 
 def _no_undo() -> None:
