@@ -10,9 +10,9 @@ import pytest
 from portside.errors import FailedPrecondition, InvalidArgument, NotFound
 from portside.linux import mount, pidfd
 from portside.runtime.container import Container
-from portside.runtime.process import Stdio
 from portside.runtime.failure import RuntimeFailure
 from portside.runtime.naming import cgroup_path, check_id
+from portside.runtime.process import Stdio
 from tests.runtime.box import Box, finish
 
 

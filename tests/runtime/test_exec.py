@@ -10,8 +10,8 @@ import pytest
 
 from portside.errors import FailedPrecondition, InvalidArgument
 from portside.linux import capabilities
-from portside.runtime.process import Stdio
 from portside.runtime.failure import RuntimeFailure
+from portside.runtime.process import Stdio
 from tests.runtime.box import Box, finish, read_console
 from tests.support import bundles
 

@@ -13,8 +13,8 @@ import pytest
 
 from portside.errors import PortsideError
 from portside.linux import process
-from portside.runtime.process import Stdio
 from portside.runtime.failure import RuntimeFailure
+from portside.runtime.process import Stdio
 from tests.runtime.box import Box, finish
 from tests.support import bundles
 

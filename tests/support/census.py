@@ -45,7 +45,7 @@ class Census:
         return lists | {
             **{kind: _names(path) for kind, path in places.items()},
             "mounts": frozenset(path for path in leftovers.mounts() if path.startswith(str(daemon.state.parent))),
-            "shims": frozenset(map(str, leftovers.processes(f"portside-shim -namespace {namespace} "))),
+            "shims": _shims(namespace),
             "cgroups": frozenset(path for path in leftovers.cgroups(f"/{namespace}/")),
             "fifos": frozenset(fifos),
         }
@@ -64,6 +64,19 @@ class Census:
     def _lost(self) -> frozenset[str]:
         """Images that should have stayed. Of the rest, what was on its way out may have been counted before."""
         return self._before["images ls -q"] - self.count()["images ls -q"]
+
+
+def _shims(namespace: str) -> frozenset[str]:
+    """Pids of keepers: the worker of a shim comes and goes as it is needed, and ends with its keeper."""
+    found = set(leftovers.processes(f"portside-shim -namespace {namespace} "))
+    return frozenset(str(pid) for pid in found if _parent(pid) not in found)
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def descriptors(pid: int) -> list[str]:
@@ -88,11 +101,8 @@ def zygote_of(pid: int) -> int:
 def _zygote_by_parent(pid: int) -> int:
     """The thread that started it may not be the first one."""
     for other in leftovers.processes("portside-zygote"):
-        try:
-            if int(Path(f"/proc/{other}/stat").read_text().rpartition(")")[2].split()[1]) == pid:
-                return other
-        except OSError:
-            continue
+        if _parent(other) == pid:
+            return other
     pytest.fail(f"daemon {pid} has no zygote")
 
 

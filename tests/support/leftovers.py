@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 
@@ -43,5 +44,18 @@ def remove_empty_cgroups(name: str) -> None:
 
 
 def fifos(directory: Path) -> set[str]:
-    """Fifos and sockets below a directory."""
-    return {str(path) for path in directory.rglob("*") if path.is_fifo() or path.is_socket()}
+    """Fifos and sockets below a directory, in which things may come and go meanwhile."""
+    return {
+        path
+        for above, _, names in os.walk(directory)
+        for path in (f"{above}/{name}" for name in names)
+        if _is_special(path)
+    }
+
+
+def _is_special(path: str) -> bool:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 import sys
+
+from portside.linux import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
 CHUNK = 64 << 10
 GRACE = 2.0
 """Seconds that output may still come after the exit was told: the shim drains the pipes by then."""
-UNHEARD = 128 + signal.SIGPIPE
+UNHEARD = 128 + signals.SIGPIPE
 """The status when whoever read our output has gone: a shell's for a program that died of it."""
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+FORWARDED = (signals.SIGINT, signals.SIGTERM, signals.SIGHUP, signals.SIGQUIT, signals.SIGUSR1, signals.SIGUSR2)
 
 
 class Outputs:
@@ -133,7 +134,7 @@ class Session:
     def _handle(self, fd: int, mask: int, wake: int) -> None:
         if fd == wake:
             for number in os.read(wake, 64):
-                if number == signal.SIGWINCH:
+                if number == signals.SIGWINCH:
                     if self._on_resize:
                         self._on_resize()
                 elif number in FORWARDED:
@@ -240,14 +241,14 @@ class Session:
     def _catch_signals(self) -> tuple[int, Callable[[], None]]:
         """Signals arrive as bytes on a pipe; the caller restores what was."""
         wake, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        caught = (*FORWARDED, signal.SIGWINCH)
-        before = {number: signal.signal(number, lambda *_: None) for number in caught}
+        signals.set_wakeup_fd(write)
+        caught = (*FORWARDED, signals.SIGWINCH)
+        before = {number: signals.handle(number, lambda *_: None) for number in caught}
 
         def restore() -> None:
-            signal.set_wakeup_fd(-1)
+            signals.set_wakeup_fd(-1)
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signals.handle(number, handler)
             os.close(wake)
             os.close(write)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 from portside.cli.attach import Outputs, Session, Terminal, window_size
 from portside.cli.door import Door
 from portside.client.fifos import Fifos, fifo_directory
 from portside.errors import PortsideError
+from portside.linux import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class _Follower:
 
         So does the third Ctrl-C at a terminal: a container's first process does not hear it unless it has a handler.
         """
-        self._interrupts += number == signal.SIGINT and os.isatty(0)
+        self._interrupts += number == signals.SIGINT and os.isatty(0)
         if self.container and self._interrupts > PATIENCE:
             short = self.container[:12]
             how = f"the command goes on in container {short}" if self.exec else f"to end it: portside rm -f {short}"
@@ -120,7 +120,7 @@ class _Follower:
         try:
             with Door(self._context) as door:
                 if self.exec or self._remove:
-                    number = signal.SIGPIPE if self.exec else signal.SIGKILL
+                    number = signals.SIGPIPE if self.exec else signals.SIGKILL
                     fields = {"container": self.container, "exec": self.exec, "signal": str(int(number))}
                     door.call("Kill", fields, timeout=10)
                     return not self.exec

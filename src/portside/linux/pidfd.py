@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import select
-import signal
+
+from portside.linux import signals
 
 
 def pidfd_open(pid: int) -> int:
@@ -17,7 +18,7 @@ def pidfd_open(pid: int) -> int:
 
 def send_signal(pidfd: int, number: int) -> None:
     """Send signal ``number``; ``ProcessLookupError`` once the process has been reaped."""
-    signal.pidfd_send_signal(pidfd, number)
+    signals.send(pidfd, number)
 
 
 def wait_exit(pidfd: int, timeout: float | None = None) -> bool:

@@ -12,11 +12,11 @@ Source: runtime-spec runtime.md, *Operations*.
 from __future__ import annotations
 
 import os
-import signal as signals
 
 from portside.errors import FailedPrecondition, NotFound
 from portside.linux import namespaces as ns
 from portside.linux import pidfd as pidfds
+from portside.linux import signals
 from portside.linux.cgroups import Cgroup
 from portside.linux.fd import OwnedFd
 from portside.linux.seccomp import FilterCache

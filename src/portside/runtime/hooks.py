@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 
 from portside.linux import pidfd as pidfds
+from portside.linux import signals
 from portside.runtime.failure import RuntimeFailure
 
 TYPE_CHECKING = False
@@ -69,7 +69,7 @@ def _run(hook: Hook, step: str, state: bytes, environment: Mapping[str, str]) ->
                 (os.POSIX_SPAWN_DUP2, said, 2),
             ],
             setsigmask=(),
-            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+            setsigdef=(signals.SIGPIPE, signals.SIGXFSZ),
         )
         _wait(pid, hook, step, said)
     finally:
@@ -82,7 +82,7 @@ def _wait(pid: int, hook: Hook, step: str, said: int) -> None:
     try:
         seconds = hook.timeout or TIMEOUT
         if not pidfds.wait_exit(fd, seconds):
-            pidfds.send_signal(fd, signal.SIGKILL)
+            pidfds.send_signal(fd, signals.SIGKILL)
             pidfds.reap(fd)
             raise RuntimeFailure(step, hook.path, reason=f"did not end within {seconds:g} s")
         status = pidfds.reap(fd)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import signal
 
 from portside.errors import FailedPrecondition
 from portside.linux import namespaces as ns
 from portside.linux import pidfd as pidfds
-from portside.linux import process
+from portside.linux import process, signals
 from portside.runtime import dialogue
 from portside.runtime.dialogue import Channel, PeerGone
 from portside.runtime.failure import RuntimeFailure
@@ -117,7 +116,7 @@ class Child:
             self.pidfd = -1
         elif self.pid > 0:
             # Nobody else reaps it, so the number is still its own.
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, signals.SIGKILL)
             os.waitpid(self.pid, 0)
 
     def _end_between(self, pidfd: int) -> None:
@@ -145,7 +144,7 @@ class Child:
 
 def _kill(pidfd: int) -> None:
     try:
-        pidfds.send_signal(pidfd, signal.SIGKILL)
+        pidfds.send_signal(pidfd, signals.SIGKILL)
     except ProcessLookupError:
         return
 

@@ -16,9 +16,9 @@ import struct
 
 from portside.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable, Unknown
 from portside.linux import pidfd as pidfds
+from portside.linux import signals
 from portside.linux.cgroups.cgroup import Cgroup
 from portside.runtime.process import Process, Stdio
-from portside.shim import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,11 +6,12 @@ hands back what the next one needs and is gone. Containers outlive workers: the 
 leaves is the keeper's, to be reaped and told to the next.
 
     keeper                              worker
-    wait for a descriptor, a child,
-    or a time                      →    begin with the frozen state, the descriptors, and the exits meanwhile
+    what the shim is to be         →    begin (the first worker is made before that is known)
     EXIT pid status                →    (of a process that an earlier worker made)
                                    ←    DONE, when it has dealt with one
                                    ←    SLEEP: when to wake, which descriptors to watch, the state; descriptors
+    wait for a descriptor, a child,
+    or a time                      →    begin with the frozen state, the descriptors, and the exits meanwhile
 
 A worker that ends without SLEEP is the last one: nothing is left to be kept, or it was killed and has taken the state
 along. The keeper ends, and the daemon cleans up as after any dead shim, if there is anything. A keeper that dies
@@ -25,7 +26,7 @@ import select
 import struct
 import time
 
-from portside.shim import signals
+from portside.linux import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,16 +42,20 @@ MAX_STATE: Final = 128 << 10
 """Bytes of frozen state, for the same reason."""
 _SLEEP_HEADER: Final = struct.Struct("<dH")
 _EXIT: Final = struct.Struct("<iIQ")
+_INT: Final = struct.Struct("i")
 
 
 class Wake:
     """What a worker begins with."""
 
-    __slots__ = ("channel", "exits", "fds", "state")
+    __slots__ = ("_config", "_listener", "channel", "exits", "fds", "state")
 
     def __init__(
-        self, channel: _socket.socket, state: bytes, fds: list[int], exits: list[tuple[int, int, int]]
-    ) -> None:
+        self, channel: _socket.socket, config: bytes, listener: int, state: bytes, fds: list[int],
+        exits: list[tuple[int, int, int]],
+    ) -> None:  # fmt: skip
+        self._config = config
+        self._listener = listener
         self.channel = channel
         """To the keeper; its end is the keeper's."""
         self.state = state
@@ -60,41 +65,69 @@ class Wake:
         self.exits = exits
         """(pid, wait status, nanoseconds since 1970) of children that ended meanwhile."""
 
+    def shim(self) -> tuple[bytes, int]:
+        """What the shim is (an encoded ``main.Config``) and its listener; the first worker waits to be told."""
+        if self._listener < 0:
+            self._config, self._listener = receive_shim(self.channel)
+            if self._listener < 0:
+                leave(0)
+        return self._config, self._listener
 
-def keep(listener: int, first_timeout: float) -> Wake | None:
-    """Be the keeper of a shim that listens on ``listener``; returns in each worker, and at last None in the keeper.
 
-    ``first_timeout``: seconds after which a worker is made even though nothing has happened.
-    """
-    reader, writer = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-    reader.setblocking(False)
-    writer.setblocking(False)
-    signals.handle(signals.SIGCHLD, _nothing)
-    signals.set_wakeup_fd(writer.fileno())
-    state, watched, timeout = b"", b"", first_timeout
-    fds: list[int] = []
-    exits: list[tuple[int, int, int]] = []
-    while True:
-        if not exits:
-            exits = sleep(reader, listener, [pair for pair in zip(fds, watched, strict=True) if pair[1]], timeout)
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-        worker = _fork()
-        if not worker:
-            signals.set_wakeup_fd(-1)
-            for end in (reader, writer, ours):
-                end.close()
-            return Wake(theirs, state, fds, exits)
-        theirs.close()
-        for fd in fds:
-            os.close(fd)
-        found = _watch(worker, ours, reader)
-        ours.close()
-        if found is None:
+class Keeper:
+    """``first``, ``begin``, ``keep``: in this order."""
+
+    __slots__ = ("_channel", "_config", "_listener", "_reader", "_worker", "_writer")
+
+    def __init__(self) -> None:
+        self._reader, self._writer = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._channel = self._reader  # until there is a worker
+        self._worker = 0
+        self._config = b""
+        self._listener = -1
+        signals.handle(signals.SIGCHLD, _nothing)
+        signals.set_wakeup_fd(self._writer.fileno())
+
+    def first(self) -> Wake | None:
+        """Make a worker for a shim that is not known yet: None in the keeper."""
+        return self._wake(b"", [], [])
+
+    def begin(self, config: bytes, listener: int) -> None:
+        """Tell the first worker what the shim is. OSError if it has died."""
+        self._config, self._listener = config, listener
+        send_shim(self._channel, config, listener)
+
+    def keep(self) -> Wake | None:
+        """Stay with the worker and after it; returns in each further worker, and at last None in the keeper."""
+        while True:
+            found = _watch(self._worker, self._channel, self._reader)
+            self._channel.close()
+            if found is None:
+                return None
+            message, fds, exits = found
+            timeout, count = _SLEEP_HEADER.unpack_from(message, 1)
+            watched = message[1 + _SLEEP_HEADER.size : 1 + _SLEEP_HEADER.size + count]
+            if not exits:
+                pairs = [pair for pair in zip(fds, watched, strict=True) if pair[1]]
+                exits = sleep(self._reader, self._listener, pairs, timeout)
+            wake = self._wake(message[1 + _SLEEP_HEADER.size + count :], fds, exits)
+            if wake is not None:
+                return wake
+            for fd in fds:
+                os.close(fd)
+
+    def _wake(self, state: bytes, fds: list[int], exits: list[tuple[int, int, int]]) -> Wake | None:
+        self._channel, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        self._worker = _fork()
+        if self._worker:
+            theirs.close()
             return None
-        message, fds, exits = found
-        timeout, count = _SLEEP_HEADER.unpack_from(message, 1)
-        watched = message[1 + _SLEEP_HEADER.size : 1 + _SLEEP_HEADER.size + count]
-        state = message[1 + _SLEEP_HEADER.size + count :]
+        signals.set_wakeup_fd(-1)
+        for end in (self._reader, self._writer, self._channel):
+            end.close()
+        return Wake(theirs, self._config, self._listener, state, fds, exits)
 
 
 def _fork() -> int:
@@ -191,13 +224,33 @@ def receive(channel: _socket.socket, limit: int) -> tuple[bytes, list[int]] | No
         return None
     except OSError:
         return b"", []
-    fds = [
+    return data, _received(ancillary)
+
+
+def send_shim(channel: _socket.socket, config: bytes, listener: int) -> None:
+    """Say what a shim is to be: by the zygote to the keeper, by that to its first worker. OSError."""
+    channel.sendmsg([config], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _INT.pack(listener))], _socket.MSG_NOSIGNAL)
+
+
+def receive_shim(channel: _socket.socket) -> tuple[bytes, int]:
+    """Wait for what ``send_shim`` sent, descriptors the caller's; a listener of -1 if nobody will send any."""
+    try:
+        data, ancillary, _flags, _peer = channel.recvmsg(
+            MAX_STATE, _socket.CMSG_SPACE(_INT.size), _socket.MSG_CMSG_CLOEXEC
+        )
+    except OSError:
+        return b"", -1
+    fds = _received(ancillary)
+    return (data, fds[0]) if data and fds else (b"", -1)
+
+
+def _received(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    return [
         fd
         for level, kind, payload in ancillary
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS
         for (fd,) in struct.iter_unpack("i", payload[: len(payload) & ~3])
     ]
-    return data, fds
 
 
 def _tell(channel: _socket.socket, message: bytes) -> None:

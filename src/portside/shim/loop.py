@@ -12,7 +12,7 @@ import os
 import select
 import time
 
-from portside.shim import signals
+from portside.linux import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -23,8 +23,9 @@ import time
 
 from portside.errors import PortsideError
 from portside.linux import process as linux
+from portside.linux import signals
 from portside.linux.cgroups import Cgroup
-from portside.shim import keeper, signals
+from portside.shim import keeper
 from portside.shim import outbox as outbox_module
 from portside.shim import service as service_module
 from portside.shim.frozen import Freezing, NotQuiet, Thawing
@@ -92,48 +93,61 @@ def prepare() -> None:
     service_module.prepare()
 
 
-def run(data: bytes, listener: int) -> None:
-    """Be the shim that ``data`` (an encoded ``Config``) describes until the end; ``listener`` is its socket.
+def run(source: _socket.socket) -> None:
+    """Be a shim, to the end, once ``source`` says which (``keeper.send_shim``); it may end before that.
 
     What the keeper does here, it does with plain calls: each new thing that the interpreter is asked to do costs memory
-    for as long as the container lives.
+    for as long as the container lives. What can be done before anybody waits for it is done first.
     """
-    namespace, id, bundle, address, _ = data.split(b"\0", 4)
     if os.getsid(0) != os.getpid():
         os.setsid()
     linux.set_child_subreaper()
     os.dup2(0, 2)  # /dev/null, as standard input and output are already
-    os.closerange(3, listener)
-    os.closerange(listener + 1, MAX_FD)
-    os.chdir(bundle)
-    set_title(b"portside-shim -namespace %b -id %b" % (namespace, id))
-    # A zygote that dies in the middle of its answer has made a shim that nobody knows of, and another is started. The
-    # socket must have one shim only.
-    fcntl.flock(os.open(bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.closerange(3, source.fileno())
+    os.closerange(source.fileno() + 1, MAX_FD)
+    set_title(b"portside-shim (spare)")
     pid = os.getpid()
-    wake = keeper.keep(listener, IDLE_TIMEOUT)
+    keeping = keeper.Keeper()
+    wake = keeping.first()
     if wake is None:
-        try:
-            os.unlink(address)
-        except OSError:
-            pass  # The daemon has removed it.
-        return
+        config, listener = keeper.receive_shim(source)
+        if listener < 0:
+            return
+        namespace, id, bundle, address, _ = config.split(b"\0", 4)
+        # A zygote that dies in the middle of its answer has made a shim that nobody knows of, and another is started.
+        # The socket must have one shim only.
+        fcntl.flock(os.open(bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        keeping.begin(config, listener)
+        os.chdir(bundle)
+        set_title(b"portside-shim -namespace %b -id %b" % (namespace, id))
+        source.close()
+        wake = keeping.keep()
+        if wake is None:
+            try:
+                os.unlink(address)
+            except OSError:
+                pass  # The daemon has removed it.
+            return
+    else:
+        source.close()
     linux.set_child_subreaper()
-    Running(Config.decode(data), _socket.socket(fileno=listener), pid, wake).run()
+    Running(pid, wake).run()
 
 
 class Running:
     """A worker: the parts of a shim, joined."""
 
-    def __init__(self, config: Config, listener: _socket.socket, pid: int, wake: keeper.Wake) -> None:
-        self._config = config
+    def __init__(self, pid: int, wake: keeper.Wake) -> None:
         self._keeper = wake.channel
         self._loop = Loop(self._log)
+        data, listener = wake.shim()
+        self._config = config = Config.decode(data)
+        os.chdir(config.bundle)
         self._outbox = Outbox(self._loop, config.events, config.namespace)
         self._shim = Shim(self._loop, self._outbox, config.namespace, config.cache_dir)
         self._shim.pid = pid
         self._service = TaskService(self._shim, self._watch_idle, self._shutdown)
-        self._server = Server(self._loop, listener, self._service.handle)
+        self._server = Server(self._loop, _socket.socket(fileno=listener), self._service.handle)
         self._ending = False
         self._quiet = QUIET
         self._seen = -1
@@ -281,7 +295,9 @@ def main(arguments: list[str]) -> int:
     """The fallback's entry."""
     linux.close_all_but((0, 1, 2, int(arguments[2])))
     prepare_process()
-    run(os.fsencode(arguments[1]).replace(b"\n", b"\0"), int(arguments[2]))
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    keeper.send_shim(ours, os.fsencode(arguments[1]).replace(b"\n", b"\0"), int(arguments[2]))
+    run(theirs)
     return 0
 
 

@@ -17,8 +17,8 @@ import os
 import struct
 
 from portside.errors import DeadlineExceeded, Internal, PortsideError, from_oserror
+from portside.linux import signals
 from portside.linux.process import set_child_subreaper
-from portside.shim import signals
 from portside.shim.loop import READ, close_fd
 from portside.wire.status import code_of, error_of
 

@@ -13,7 +13,7 @@ import struct
 import termios
 
 from portside.errors import FailedPrecondition, NotFound
-from portside.shim import signals
+from portside.linux import signals
 from portside.shim.frozen import NotQuiet
 from portside.shim.loop import close_fd
 from portside.shim.outbox import timestamp

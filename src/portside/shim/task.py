@@ -20,8 +20,9 @@ from portside.errors import (
     Unimplemented,
     from_oserror,
 )
+from portside.linux import signals
 from portside.runtime.failure import RuntimeFailure
-from portside.shim import record, signals
+from portside.shim import record
 from portside.shim.conversation import Conversation
 from portside.shim.external import ExternalContainer
 from portside.shim.frozen import NotQuiet

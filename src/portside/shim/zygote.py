@@ -9,7 +9,9 @@ daemon's end of the socket is closed; its shims go on.
     answer    the same number, the shim's pid in four bytes; with it a pidfd of it. Or a pid of 0, and none: it is
               dead already
 
-Shims are children of the zygote, which lets the kernel reap them; when it dies they become children of init.
+After a shim it makes another that does not know yet which it is to be, a spare: whoever asks next, within the next few
+seconds, does not wait for the fork and for what a shim does first. Shims are children of the zygote, which lets the
+kernel reap them; when it dies they become children of init, and the spare ends.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ if __name__ == "__main__":  # Isolated and without site: the package is where th
 
 import _socket
 import gc
+import select
 import struct
 
+from portside.linux import signals
 from portside.linux.process import close_all_but
 from portside.shim import main as shim
-from portside.shim import signals
+from portside.shim.keeper import send_shim
 from portside.shim.rehearsal import ROUNDS, rehearse
 
 TYPE_CHECKING = False
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
 MAX_REQUEST: Final = 64 << 10
 CALL: Final = struct.Struct("<Q")
+SPARE_TIME: Final = 5.0
+"""Seconds that a spare waits to be asked for."""
 _INT: Final = struct.Struct("i")
 
 
@@ -56,21 +62,24 @@ def serve(control: _socket.socket, directory: str = "") -> None:
     gc.collect()
     gc.freeze()  # So that no collection in a shim touches what it shares.
     # What this process writes between two forks, each shim holds a copy of: so little is done here.
+    spare: tuple[int, _socket.socket] | None = None
     while True:
+        if spare is not None and not select.select([control], [], [], SPARE_TIME)[0]:
+            spare[1].close()
+            spare = None
         data, ancillary, _flags, _peer = control.recvmsg(MAX_REQUEST, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
         if not data:
             return
         if not ancillary:
             continue
         listener = _INT.unpack_from(ancillary[0][2])[0]
-        pid = os.fork()
-        if not pid:
-            _be_shim(data, listener)
-        os.close(listener)
+        pid, pidfd = _begin(spare, data[CALL.size :], listener) if spare is not None else (0, -1)
         try:
-            pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            pid, pidfd = 0, -1
+            if not pid:
+                pid, pidfd = _begin(_fork(), data[CALL.size :], listener)
+        except OSError:
+            pass  # No memory, no more processes: the answer says so.
+        os.close(listener)
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _INT.pack(pidfd))] if pid else []
         try:
             control.sendmsg([data[: CALL.size] + _INT.pack(pid)], rights, _socket.MSG_NOSIGNAL)
@@ -78,12 +87,38 @@ def serve(control: _socket.socket, directory: str = "") -> None:
             return
         if pid:
             os.close(pidfd)
+        try:
+            spare = _fork()
+        except OSError:
+            spare = None  # The next one who asks is told, if it is so still.
 
 
-def _be_shim(data: bytes, listener: int) -> None:
+def _fork() -> tuple[int, _socket.socket]:
+    """A shim that waits to be told which it is: its pid, and the socket to tell it. OSError."""
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    pid = os.fork()
+    if not pid:
+        _be_shim(theirs)
+    theirs.close()
+    return pid, ours
+
+
+def _begin(shim: tuple[int, _socket.socket], config: bytes, listener: int) -> tuple[int, int]:
+    """Tell it which shim it is; its pid and a pidfd, or 0 and -1 if it is dead already."""
+    pid, channel = shim
+    try:
+        send_shim(channel, config, listener)
+        return pid, os.pidfd_open(pid)
+    except (BrokenPipeError, ConnectionResetError, ProcessLookupError):
+        return 0, -1
+    finally:
+        channel.close()
+
+
+def _be_shim(source: _socket.socket) -> None:
     status = 1
     try:
-        shim.run(data[CALL.size :], listener)
+        shim.run(source)
         status = 0
     finally:
         os._exit(status)  # Past the interpreter's end: there is nothing to finish, and it takes a while.

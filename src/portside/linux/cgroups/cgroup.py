@@ -7,9 +7,9 @@ holds no descriptors and may be made again from its path in another process.
 from __future__ import annotations
 
 import os
-import signal
 
 from portside.errors import PortsideError, Unimplemented
+from portside.linux import signals
 from portside.linux.cgroups.layout import check_path, require_layout
 from portside.linux.cgroups.tree import pids_in
 
@@ -110,7 +110,7 @@ class Cgroup:
         """Whether the group is frozen; False if it has gone."""
         raise NotImplementedError
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
+    def kill(self, number: int = signals.SIGKILL) -> None:
         """Send a signal to every process in the group and below, also to those that appear meanwhile.
 
         A frozen group is thawed by SIGKILL only. Nothing is waited for.
@@ -158,7 +158,7 @@ class Cgroup:
         try:
             self._signal_all(number)
         finally:
-            if not was_frozen or number == signal.SIGKILL:
+            if not was_frozen or number == signals.SIGKILL:
                 self.thaw()
 
 

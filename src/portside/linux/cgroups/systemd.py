@@ -11,10 +11,10 @@ there, a child of ours keeps the place. It ends by itself, and whoever waits for
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 from portside.errors import AlreadyExists, InvalidArgument, Unknown
+from portside.linux import signals
 from portside.linux.cgroups import limits_v2
 from portside.linux.cgroups.cgroup import REMOVE_TIMEOUT
 from portside.linux.cgroups.dbus import Bus, DBusError
@@ -97,7 +97,7 @@ class CgroupSystemd(CgroupV2):
             try:
                 # Somebody else here may have waited for it already, and then its number may be another's.
                 if os.waitpid(keeper, os.WNOHANG) == (0, 0):
-                    os.kill(keeper, signal.SIGKILL)
+                    os.kill(keeper, signals.SIGKILL)
                     os.waitpid(keeper, 0)
             except (ChildProcessError, ProcessLookupError):
                 return
@@ -128,8 +128,8 @@ def _make_keeper(procs: str) -> int:
     if pid:
         return pid
     try:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
+        for number in (signals.SIGTERM, signals.SIGINT, signals.SIGHUP):
+            signals.reset(number)
         os.closerange(0, 1 << 20)
         for _ in range(int(_KEEPERS_LIFE / _KEEPERS_PAUSE)):
             # Nothing tells of a process that joins; when a group is just being made, asking is cheap enough.

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
 
 from portside.errors import DeadlineExceeded, FailedPrecondition
+from portside.linux import signals
 from portside.linux.cgroups import devices, limits_v1
 from portside.linux.cgroups.cgroup import FREEZE_TIMEOUT, REMOVE_TIMEOUT, Cgroup
 from portside.linux.cgroups.layout import check_path
@@ -166,7 +166,7 @@ class CgroupV1(Cgroup):
                 return False
             raise
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
+    def kill(self, number: int = signals.SIGKILL) -> None:
         """See ``Cgroup.kill``."""
         v2 = self._directories.get(self._layout.v2, "")
         # That is complete only if everybody joined the version 2 tree as well, which other runtimes do not see to.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 import time
 
 from portside.errors import DeadlineExceeded, FailedPrecondition
+from portside.linux import signals
 from portside.linux.cgroups import bpf, devices, limits_v2
 from portside.linux.cgroups.cgroup import FREEZE_TIMEOUT, REMOVE_TIMEOUT, Cgroup
 from portside.linux.cgroups.layout import check_path, membership_of
@@ -145,7 +145,7 @@ class CgroupV2(Cgroup):
                 return False
             raise
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
+    def kill(self, number: int = signals.SIGKILL) -> None:
         """See ``Cgroup.kill``."""
         if not kill_directory(self._directory, number):
             self._kill_frozen(number)
@@ -171,7 +171,7 @@ def device_rules(resources: Mapping[str, Any]) -> list[devices.Rule] | None:
 
 def kill_directory(directory: str, number: int) -> bool:
     """Kill all below by ``cgroup.kill`` (Linux 5.14); False where that cannot be: another signal, an older kernel."""
-    if number != signal.SIGKILL:
+    if number != signals.SIGKILL:
         return False
     try:
         write_file(f"{directory}/cgroup.kill", "1")

@@ -40,6 +40,8 @@ HEAD_FIELDS: list[Field] = [(b":status", b"200"), (b"content-type", CONTENT_TYPE
 _HEAD = encode(HEAD_FIELDS)
 _OK_FIELDS: list[Field] = [(b"grpc-status", b"0")]
 _OK = encode(_OK_FIELDS)
+PATIENCE = 0.001
+"""Seconds that acknowledgements of PING wait for an answer to go with."""
 _BATCH = 64 << 10  # bytes that one handler may queue before they are written and others get their turn
 
 
@@ -59,6 +61,7 @@ class Answering:
         self._batch = 0  # bytes queued by handlers since the last flush
         self._busy = False  # input is being handled; it is flushed at its end
         self._flush_due = False
+        self._pongs_due = False
 
     # Handlers
 
@@ -259,6 +262,16 @@ class Answering:
         if not self._flush_due:
             self._flush_due = True
             self.loop.call_soon(self._flush_later)
+
+    def _flush_patiently(self) -> None:
+        """Write what is queued a moment later, or with what else is written until then."""
+        if not self._pongs_due:
+            self._pongs_due = True
+            self.loop.call_later(PATIENCE, self._flush_pongs)
+
+    def _flush_pongs(self) -> None:
+        self._pongs_due = False
+        self.flush()
 
     def _flush_later(self) -> None:
         self._flush_due = False

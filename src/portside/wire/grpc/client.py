@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from portside.errors import InvalidArgument, Unavailable, from_oserror
 from portside.wire.grpc.client_call import Call, lost
@@ -291,8 +291,7 @@ class _Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send preface and settings."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # which uvloop's is no subclass of
         self._channel.joined(self)
         self.flush()
         if self._channel.keepalive is not None:

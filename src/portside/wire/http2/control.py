@@ -141,6 +141,7 @@ class Control(Sending):
         if not self.client:
             self._watch_keepalive()
         self._out.append(frame(PING, ACK, 0, payload))
+        self._pongs += 1
 
     def _watch_keepalive(self) -> None:
         """A client that pings too often, and not because of what we sent, is told so (gRPC: keepalive enforcement)."""

@@ -106,6 +106,7 @@ class Sending:
         self.peer = PeerSettings()
         self._streams: dict[int, Stream] = {}
         self._out: list[Buffer] = []
+        self._pongs = 0  # of what is queued, answers to PING
         self._send_window = 65535
         self._waiting: dict[int, Stream] = {}
         self._announce = NO_TABLE
@@ -116,13 +117,18 @@ class Sending:
 
     def data_to_send(self) -> bytes:
         """All that is queued for the peer, in one piece; the queue is empty then."""
-        out, self._out = self._out, []
-        return b"".join(out)
+        return b"".join(self.buffers_to_send())
 
     def buffers_to_send(self) -> list[Buffer]:
         """The same without copying, for ``sendmsg`` (mind IOV_MAX); what ``send_data`` got is among them."""
         out, self._out = self._out, []
+        self._pongs = 0
         return out
+
+    @property
+    def has_only_pongs(self) -> bool:
+        """Whether what is queued is answers to PING and nothing else: it can wait a little for company."""
+        return 0 < self._pongs == len(self._out)
 
     def send_headers(self, stream_id: int, headers: bytes | Iterable[Field], end_stream: bool = False) -> None:
         """Send a header list, or a block made by ``hpack.encode``: a response, or with ``end_stream`` trailers.

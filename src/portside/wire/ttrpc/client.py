@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from portside.errors import DeadlineExceeded, PortsideError, Unavailable, from_oserror
 from portside.wire.ttrpc.connection import Closed, Failed, Response, TtrpcConnection
@@ -109,8 +109,7 @@ class TtrpcClient(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # which uvloop's is no subclass of
 
     def data_received(self, data: bytes) -> None:
         """Hand each answer to its caller."""

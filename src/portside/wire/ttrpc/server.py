@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from typing import cast
 
 from portside.errors import DeadlineExceeded, PortsideError, Unimplemented, from_oserror
 from portside.wire.ttrpc.connection import Failed, Request, TtrpcConnection
@@ -89,8 +90,7 @@ class _Connection(asyncio.Protocol):
         self._lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # which uvloop's is no subclass of
         self._server.add(self)
 
     def data_received(self, data: bytes) -> None:
