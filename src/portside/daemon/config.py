@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from portside.core.settings import ImageVerifiers, ProxyPlugin, StreamProcessor
 from portside.errors import InvalidArgument, NotFound
 
 DEFAULT_FILE = Path("/etc/portside/config.toml")
@@ -23,6 +24,58 @@ LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
 
 
 @dataclass(frozen=True, slots=True)
+class GrpcConfig:
+    """Where the API is served (``[grpc]``; version 4: plugins ``io.containerd.server.v1.grpc`` and ``…grpc-tcp``)."""
+
+    address: str = ""
+    """The socket; empty: ``portside.sock`` in the state directory."""
+    tcp_address: str = ""
+    """``host:port``; empty: no TCP."""
+    tcp_tls_ca: str = ""
+    """Certificates of those who may sign clients' certificates; empty: clients need none."""
+    tcp_tls_cert: str = ""
+    tcp_tls_key: str = ""
+    uid: int = 0
+    gid: int = 0
+    """Who owns the socket."""
+    max_recv_message_size: int = 16 << 20
+    max_send_message_size: int = 16 << 20
+    """Bytes of one message."""
+
+
+@dataclass(frozen=True, slots=True)
+class TtrpcConfig:
+    """Where shims deliver events (``[ttrpc]``); an empty address: the gRPC socket's path and ``.ttrpc``."""
+
+    address: str = ""
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DebugConfig:
+    """The debug socket (none without an address) and the log (``[debug]``)."""
+
+    address: str = ""
+    uid: int = 0
+    gid: int = 0
+    level: str = "info"
+    """One of trace, debug, info, warn, error, fatal, panic."""
+    format: str = "text"
+    """``text`` or ``json``."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """Where Prometheus asks (``[metrics]``; none without an address)."""
+
+    address: str = ""
+    """``host:port``, or a socket's path."""
+    grpc_histogram: bool = False
+    """Whether durations of calls are measured too."""
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonConfig:
     """What a daemon runs with."""
 
@@ -30,32 +83,33 @@ class DaemonConfig:
     """What must survive a reboot."""
     state: Path = DEFAULT_STATE
     """What need not."""
-    address: str = ""
-    """The gRPC socket; empty: ``portside.sock`` in ``state``."""
-    ttrpc_address: str = ""
-    """The socket for events of shims; empty: the gRPC socket's path and ``.ttrpc``."""
-    uid: int = 0
-    gid: int = 0
-    """Who owns the sockets."""
-    log_level: str = "info"
-    """One of trace, debug, info, warn, error, fatal, panic."""
+    grpc: GrpcConfig = GrpcConfig()
+    ttrpc: TtrpcConfig = TtrpcConfig()
+    debug: DebugConfig = DebugConfig()
+    metrics: MetricsConfig = MetricsConfig()
     oom_score: int = 0
     """Written to our ``oom_score_adj`` if not 0."""
+    timeouts: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by containerd's name (``io.containerd.timeout.shim.load``); a name that is missing has its default."""
     disabled_plugins: tuple[str, ...] = ()
     required_plugins: tuple[str, ...] = ()
     """Plugin URIs (``io.containerd.snapshotter.v1.overlayfs``)."""
     plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """A table for each plugin URI."""
+    """A table for each plugin URI, ids of version 2 already moved to those of today."""
+    proxy_plugins: Mapping[str, ProxyPlugin] = field(default_factory=dict)
+    stream_processors: Mapping[str, StreamProcessor] = field(default_factory=dict)
+    """By name."""
+    image_verifiers: ImageVerifiers = field(default_factory=ImageVerifiers)
 
     @property
     def socket(self) -> str:
         """Where the API is served."""
-        return self.address or str(self.state / "portside.sock")
+        return self.grpc.address or str(self.state / "portside.sock")
 
     @property
     def ttrpc_socket(self) -> str:
         """Where shims deliver events."""
-        return self.ttrpc_address or self.socket + ".ttrpc"
+        return self.ttrpc.address or self.socket + ".ttrpc"
 
 
 def load(path: Path | None) -> DaemonConfig:
@@ -93,11 +147,17 @@ def parse(document: Mapping[str, Any]) -> DaemonConfig:
     return DaemonConfig(
         root=Path(_value(document, "root", str) or DEFAULT_ROOT),
         state=Path(_value(document, "state", str) or DEFAULT_STATE),
-        address=_value(grpc, "address", str) or "",
-        ttrpc_address=_value(ttrpc, "address", str) or "",
-        uid=_value(grpc, "uid", int) or 0,
-        gid=_value(grpc, "gid", int) or 0,
-        log_level=level,
+        grpc=GrpcConfig(
+            address=_value(grpc, "address", str) or "",
+            uid=_value(grpc, "uid", int) or 0,
+            gid=_value(grpc, "gid", int) or 0,
+        ),
+        ttrpc=TtrpcConfig(
+            address=_value(ttrpc, "address", str) or "",
+            uid=_value(ttrpc, "uid", int) or 0,
+            gid=_value(ttrpc, "gid", int) or 0,
+        ),
+        debug=DebugConfig(level=level),
         oom_score=_value(document, "oom_score", int) or 0,
         disabled_plugins=_names(document, "disabled_plugins"),
         required_plugins=_names(document, "required_plugins"),

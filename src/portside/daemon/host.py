@@ -45,7 +45,16 @@ class Host:
     async def start(cls, config: DaemonConfig) -> Host:
         """Own the root and serve it. RootLocked if it is owned; errors of ours name what failed."""
         engine = EngineConfig(
-            config.root, config.state, config.socket, config.plugins, config.disabled_plugins, config.required_plugins
+            config.root,
+            config.state,
+            config.socket,
+            config.plugins,
+            config.disabled_plugins,
+            config.required_plugins,
+            config.timeouts,
+            config.proxy_plugins,
+            config.stream_processors,
+            config.image_verifiers,
         )
         try:
             backend = await LocalBackend.open(engine)
@@ -67,11 +76,15 @@ class Host:
                 raise from_oserror(error, f"listen on {path}") from error
         await self._ttrpc.start(self._config.ttrpc_socket)
         await self._grpc.listen_unix(self._config.socket, SOCKET_MODE)
-        for path in (self._config.socket, self._config.ttrpc_socket):
+        grpc, ttrpc = self._config.grpc, self._config.ttrpc
+        for path, uid, gid in (
+            (self._config.socket, grpc.uid, grpc.gid),
+            (self._config.ttrpc_socket, ttrpc.uid, ttrpc.gid),
+        ):
             try:
-                os.chown(path, self._config.uid, self._config.gid)
+                os.chown(path, uid, gid)
             except OSError as error:
-                raise from_oserror(error, f"give {path} to {self._config.uid}:{self._config.gid}") from error
+                raise from_oserror(error, f"give {path} to {uid}:{gid}") from error
 
     async def stop(self, grace_seconds: float) -> None:
         """Calls in progress get ``grace_seconds``; then everything of ours ends."""

@@ -23,7 +23,7 @@ DRAIN = 5.0
 
 def serve(config: DaemonConfig) -> None:
     """Serve until SIGTERM or SIGINT; containers go on."""
-    configure(config.log_level)
+    configure(config.debug.level)
     _set_oom_score(config.oom_score)
     os.umask(0o027)
     if find_spec("uvloop") is None:

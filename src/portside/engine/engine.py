@@ -20,6 +20,7 @@ from typing import Any
 from portside.core.introspection import PluginStatus
 from portside.core.labels import check_identifier
 from portside.core.plugin import EVENT, GC, METADATA, SNAPSHOTTER, VERBS
+from portside.core.settings import ImageVerifiers, ProxyPlugin, StreamProcessor
 from portside.core.tasks import TaskService
 from portside.engine.autoremove import AutoRemove
 from portside.engine.builtin import PLUGINS
@@ -47,6 +48,12 @@ class EngineConfig:
     plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     disabled_plugins: Iterable[str] = ()
     required_plugins: Iterable[str] = ()
+    timeouts: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by containerd's name (``io.containerd.timeout.shim.load``); a name that is missing has its default."""
+    proxy_plugins: Mapping[str, ProxyPlugin] = field(default_factory=dict)
+    stream_processors: Mapping[str, StreamProcessor] = field(default_factory=dict)
+    """By name."""
+    image_verifiers: ImageVerifiers = field(default_factory=ImageVerifiers)
 
 
 class LocalBackend:

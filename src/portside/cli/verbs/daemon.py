@@ -42,9 +42,9 @@ def run(context: Context, values: dict[str, Any], arguments: list[str]) -> int:
     if values["log_level"]:
         if values["log_level"] not in configuration.LEVELS:
             raise UsageError(f"--log-level {values['log_level']}: want one of {', '.join(configuration.LEVELS)}")
-        config = replace(config, log_level=values["log_level"])
+        config = replace(config, debug=replace(config.debug, level=values["log_level"]))
     if values["address"]:
-        config = replace(config, address=values["address"].removeprefix("unix://"))
+        config = replace(config, grpc=replace(config.grpc, address=values["address"].removeprefix("unix://")))
     # Absolute: the daemon must not depend on where it was started.
     if values["root"]:
         config = replace(config, root=Path(values["root"]).absolute())
