@@ -59,6 +59,7 @@ def matches(filters, **values):
         ("labels.a.b", True),
         ("under_score1==2", True),
         ("name==foo==bar", False),
+        (' name ==\tfoo, labels. a.b ~= "x"', True),
     ],
 )
 def test_selectors(text, expected):
@@ -73,7 +74,7 @@ def test_selectors(text, expected):
     "text",
     [
         "name=", "name==", "name=foo", "name<foo", "name===foo", "name!foo", "==foo", ".name", "name.", "name..x",
-        "name==foo,", ",name==foo", "name==foo bar", "name ==foo", "name== foo", " name", '"name', 'name=="foo',
+        "name==foo,", ",name==foo", "name==foo bar", "name==foo ", "name ", "labels .a", " ", '"name', 'name=="foo',
         r'name=="\q"', r'name=="\xzz"', r'name=="\ud800"', r'name=="\UFFFFFFFF"', "name~=/foo", "name~=|foo",
         "1name==x", "näme==x", 'name=="a"b',
     ],

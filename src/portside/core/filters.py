@@ -8,6 +8,8 @@
     value     = quoted | anything but white space, "," and the like
     quoted    = a Go string in double quotes; after "~=" also text between "/" or "|"
 
+White space may stand before a field, an operator and a value, as in containerd, whose own client writes ``a==b, c==d``.
+
 What a record shows is decided by its adaptor, a function from a field path to its text (None: not present). The
 adaptors of our own records are here, those of events and plugins with their owners. Source: containerd pkg/filters.
 """
@@ -82,16 +84,19 @@ class _Parser:
         return self._comparison(tuple(path))
 
     def _field(self) -> str:
+        self._skip_space()
         if self.text.startswith('"', self.position):
             return self._quoted('"')
         return self._token(_FIELD, "expected a field or a quoted field")
 
     def _comparison(self, path: FieldPath) -> Filter:
+        self._skip_space()
         start = self.position
         operator = self._token(_OPERATOR, "expected an operator (==, != or ~=)")
         if operator not in ("==", "!=", "~="):
             self.position = start
             raise self._error(f"unsupported operator {operator}")
+        self._skip_space()
         mark = self.text[self.position : self.position + 1]
         value = (
             self._quoted(mark)
@@ -99,6 +104,10 @@ class _Parser:
             else self._token(_VALUE, "expected a value or a quoted value")
         )
         return {"==": _equal, "!=": _different, "~=": _matches}[operator](path, value)
+
+    def _skip_space(self) -> None:
+        while self.text[self.position : self.position + 1].isspace():
+            self.position += 1
 
     def _quoted(self, mark: str) -> str:
         end = self.position + 1
