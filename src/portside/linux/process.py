@@ -62,9 +62,9 @@ def set_no_new_privileges() -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
-def set_child_subreaper() -> None:
-    """Orphaned descendants become children of this process (PR_SET_CHILD_SUBREAPER)."""
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
+def set_child_subreaper(on: bool = True) -> None:
+    """Orphaned descendants become children of this process (PR_SET_CHILD_SUBREAPER), or no longer."""
+    prctl(PR_SET_CHILD_SUBREAPER, int(on))
 
 
 def close_range(first: int, last: int = _LAST_FD, flags: int = 0) -> None:

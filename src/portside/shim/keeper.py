@@ -118,6 +118,13 @@ class Keeper:
             for fd in fds:
                 os.close(fd)
 
+    def close(self) -> None:
+        """Give everything back, at the end."""
+        signals.set_wakeup_fd(-1)
+        for end in (self._reader, self._writer, self._channel):
+            end.close()
+        os.close(self._listener)
+
     def _wake(self, state: bytes, fds: list[int], exits: list[tuple[int, int, int]]) -> Wake | None:
         self._channel, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         self._worker = _fork()

@@ -94,44 +94,53 @@ def prepare() -> None:
 
 
 def run(source: _socket.socket) -> None:
-    """Be a shim, to the end, once ``source`` says which (``keeper.send_shim``); it may end before that.
-
-    What the keeper does here, it does with plain calls: each new thing that the interpreter is asked to do costs memory
-    for as long as the container lives. What can be done before anybody waits for it is done first.
-    """
+    """Be a shim, to the end, once ``source`` says which (``keeper.send_shim``); it may end before that."""
     if os.getsid(0) != os.getpid():
         os.setsid()
-    linux.set_child_subreaper()
     os.dup2(0, 2)  # /dev/null, as standard input and output are already
     os.closerange(3, source.fileno())
     os.closerange(source.fileno() + 1, MAX_FD)
-    set_title(b"portside-shim (spare)")
     pid = os.getpid()
+    wake = be_keeper(source)
+    if wake is not None:
+        linux.set_child_subreaper()
+        Running(pid, wake).run()
+
+
+def be_keeper(source: _socket.socket) -> keeper.Wake | None:
+    """Be the keeper of the shim that ``source`` will name; returns in each worker, and at last None in the keeper.
+
+    What can be done before anybody waits for it is done first. All of it is rehearsed (``rehearsal.py``): each thing
+    that the interpreter does here for the first time costs memory for as long as the container lives.
+    """
+    linux.set_child_subreaper()
+    set_title(b"portside-shim (spare)")
     keeping = keeper.Keeper()
     wake = keeping.first()
+    if wake is not None:
+        source.close()
+        return wake
+    config, listener = keeper.receive_shim(source)
+    source.close()
+    if listener < 0:
+        return None
+    namespace, id, bundle, address, _ = config.split(b"\0", 4)
+    # A zygote that dies in the middle of its answer has made a shim that nobody knows of, and another is started. The
+    # socket must have one shim only.
+    lock = os.open(bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    keeping.begin(config, listener)
+    os.chdir(bundle)
+    set_title(b"portside-shim -namespace %b -id %b" % (namespace, id))
+    wake = keeping.keep()
     if wake is None:
-        config, listener = keeper.receive_shim(source)
-        if listener < 0:
-            return
-        namespace, id, bundle, address, _ = config.split(b"\0", 4)
-        # A zygote that dies in the middle of its answer has made a shim that nobody knows of, and another is started.
-        # The socket must have one shim only.
-        fcntl.flock(os.open(bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        keeping.begin(config, listener)
-        os.chdir(bundle)
-        set_title(b"portside-shim -namespace %b -id %b" % (namespace, id))
-        source.close()
-        wake = keeping.keep()
-        if wake is None:
-            try:
-                os.unlink(address)
-            except OSError:
-                pass  # The daemon has removed it.
-            return
-    else:
-        source.close()
-    linux.set_child_subreaper()
-    Running(pid, wake).run()
+        os.close(lock)
+        keeping.close()
+        try:
+            os.unlink(address)
+        except OSError:
+            pass  # The daemon has removed it.
+    return wake
 
 
 class Running:
