@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from portside.core.mount import Mount
 
@@ -127,4 +127,17 @@ class SnapshotDriver(Protocol):
 
     def ids(self) -> Sequence[int]:
         """The numbers that have a place on disk."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A driver that keeps a few facts beside each snapshot, from which records can be made again when they are lost."""
+
+    def remember(self, number: int, facts: Mapping[str, Any]) -> None:
+        """Replace what is kept for ``number``, values that JSON can hold; on disk with a ``commit`` that syncs."""
+        ...
+
+    def remembered(self, number: int) -> Mapping[str, Any]:
+        """What is kept; empty if there is nothing that makes sense."""
         ...

@@ -8,6 +8,7 @@ removed from the records first and from disk later; what a crash leaves between 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from portside.core.filters import snapshot_fields
 from portside.core.labels import SNAPSHOT_REF
 from portside.core.leases import Resource
 from portside.core.mount import Mount
-from portside.core.snapshots import Kind, SnapshotDriver, SnapshotInfo, Usage
+from portside.core.snapshots import Kind, Remembering, SnapshotDriver, SnapshotInfo, Usage
 from portside.core.work import in_thread
 from portside.errors import (
     Aborted,
@@ -55,11 +56,11 @@ class SnapshotKeeper:
         self._last += 1
         return self._last
 
-    async def create(self, kind: Kind, parents: Sequence[int]) -> int:
+    async def create(self, namespace: str, info: SnapshotInfo, parents: Sequence[int]) -> int:
         """Make the place for a new snapshot; its number."""
         number = self.allocate()
         try:
-            await in_thread(self.driver.create, number, kind, parents)
+            await in_thread(self._create, number, namespace, info, parents)
         except BaseException as error:
             self.forget([number])
             await self.collect()
@@ -67,6 +68,24 @@ class SnapshotKeeper:
                 raise from_oserror(error, f"{self.name}: create a snapshot") from error
             raise
         return number
+
+    async def commit(self, number: int, namespace: str, info: SnapshotInfo) -> Usage:
+        """Bring its files to disk, before it is recorded as ``info``; what it takes."""
+        return await in_thread(self._commit, number, namespace, info)
+
+    def _create(self, number: int, namespace: str, info: SnapshotInfo, parents: Sequence[int]) -> None:
+        self.driver.create(number, info.kind, parents)
+        self._remember(number, namespace, info)
+
+    def _commit(self, number: int, namespace: str, info: SnapshotInfo) -> Usage:
+        self._remember(number, namespace, info)
+        return self.driver.commit(number, sync=True)
+
+    def _remember(self, number: int, namespace: str, info: SnapshotInfo) -> None:
+        """Have the driver, if it can, keep beside the files what they are, for a day when the database is lost."""
+        if isinstance(self.driver, Remembering):
+            facts = {"namespace": namespace, "key": info.name, "parent": info.parent, "kind": int(info.kind)}
+            self.driver.remember(number, {**facts, "labels": dict(info.labels), "created": info.created_ns})
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Mark numbers whose records are gone (or never came) for ``collect``."""
@@ -199,7 +218,8 @@ class Snapshots:
         if self._db.state.get(SNAPSHOTS, self._scope, key) is not None:
             raise AlreadyExists(f"snapshot {key!r}: already exists")
         parents = self._parents(parent)
-        number = await self._keeper.create(kind, parents)
+        made = SnapshotInfo(key, parent, kind, labels, time.time_ns())
+        number = await self._keeper.create(self._namespace, made, parents)
 
         def change(tx: Transaction) -> None:
             if tx.get(SNAPSHOTS, self._scope, key) is not None:
@@ -230,7 +250,8 @@ class Snapshots:
         snapshot = self._find(key)
         self._check_commit(name, snapshot, taken)
         try:
-            usage = await in_thread(self._driver.commit, snapshot.number, sync=True)
+            made = SnapshotInfo(name, snapshot.info.parent, Kind.COMMITTED, labels, time.time_ns())
+            usage = await self._keeper.commit(snapshot.number, self._namespace, made)
         except OSError as error:
             raise from_oserror(error, f"commit snapshot {key!r}") from error
 

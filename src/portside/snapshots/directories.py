@@ -4,6 +4,7 @@ On disk, below the driver's root (mode 0700, so that nobody but us gets at setui
 
     snapshots/<number>/fs     the snapshot's own files            0755, or the parent's mode and owner
     snapshots/<number>/work   overlayfs' work directory            (overlayfs, active snapshots)
+    snapshots/<number>/about  what it is, for the day when the records are lost: a JSON object, see ``remember``
     snapshots/new-<number>    one that is being made; garbage after a crash
     removed/…                 put aside by ``remove``, deleted by ``sweep``
 
@@ -15,15 +16,21 @@ What does not belong here: how a snapshot is mounted and how it gets its parents
 
 from __future__ import annotations
 
+import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from portside.core.snapshots import Kind, Usage
 from portside.errors import NotFound, from_oserror
 from portside.linux.sync import sync_file_system
 from portside.linux.trees import count_tree, remove_tree
+
+ABOUT = "about"
+MAX_ABOUT = 1 << 20
+"""Bytes of it that are read; labels are the only part that can be long."""
 
 
 class DirectoryDriver:
@@ -51,13 +58,17 @@ class DirectoryDriver:
 
     def create(self, number: int, kind: Kind, parents: Sequence[int]) -> None:
         """Make the place for it."""
+        self.make(number, lambda new: self._fill(new, kind, parents))
+
+    def make(self, number: int, fill: Callable[[Path], None]) -> None:
+        """Make a place that ``fill``, given its private name, puts the files into; an existing one is replaced."""
         new = self._snapshots / f"new-{number}"
         try:
             self._put_aside(new)
             self._put_aside(self._snapshots / str(number))
             new.mkdir(mode=0o700)
             new.chmod(0o700)
-            self._fill(new, kind, parents)
+            fill(new)
             new.rename(self._snapshots / str(number))
         except OSError as error:
             self._put_aside(new)
@@ -87,6 +98,25 @@ class DirectoryDriver:
         except OSError as error:
             raise from_oserror(error, f"count snapshot {number} of {self.name}") from error
         return Usage(inodes, size)
+
+    def remember(self, number: int, facts: Mapping[str, Any]) -> None:
+        """Write ``facts`` beside the files, whole or not at all."""
+        place = self._snapshots / str(number)
+        private = place / ".about"
+        try:
+            private.write_text(json.dumps(facts, separators=(",", ":")))
+            private.rename(place / ABOUT)
+        except OSError as error:
+            raise from_oserror(error, f"write what snapshot {number} of {self.name} is") from error
+
+    def remembered(self, number: int) -> Mapping[str, Any]:
+        """What ``remember`` wrote; empty without it, or if it cannot be read."""
+        try:
+            with open(self._snapshots / str(number) / ABOUT, "rb") as file:
+                facts = json.loads(file.read(MAX_ABOUT))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
 
     def remove(self, number: int) -> None:
         """Take it out of sight; missing is fine."""
