@@ -15,6 +15,9 @@ from portside.core.containers import Container
 from portside.core.content import ContentInfo
 from portside.core.images import Image
 from portside.core.leases import Lease, Resource
+from portside.core.mount import Mount
+from portside.core.mounts import Activation, ActiveMount
+from portside.core.sandboxes import Sandbox
 from portside.core.snapshots import Kind, SnapshotInfo, Usage
 from portside.errors import (
     AlreadyExists,
@@ -25,16 +28,19 @@ from portside.errors import (
     Unavailable,
 )
 from portside.metadata.database import Database
-from portside.metadata.records import Ingest, Snapshot
+from portside.metadata.records import Activated, Ingest, Snapshot
 from portside.metadata.schema import (
+    ADDED,
     CONTAINERS,
     CONTENT,
     COUNTERS,
     IMAGES,
     INGESTS,
     LEASES,
+    MOUNTS,
     NAMESPACES,
     RESOURCES,
+    SANDBOXES,
     SNAPSHOTS,
     VERSION,
     resource_key,
@@ -378,3 +384,23 @@ async def test_a_full_disk_at_the_start(small):
         Database.open(small / "new" / "meta.db")
     filler.unlink()
     await Database.open(small / "new" / "meta.db").close()
+
+
+async def test_an_older_schema_is_migrated(path):
+    """A database of version 1 lacks the tables of sandboxes and mounts; what is in it stays."""
+    await filled(path, 3)
+    for table in ADDED[2]:
+        execute(path, f"DROP TABLE {table.name}")
+    execute(path, "PRAGMA user_version = 1")
+    pod = Sandbox("pod", "runtime", extensions={"x": AnyMessage("t", b"\xff")})
+    mounts = Activation("m", (ActiveMount(Mount("loop", "/f", options=("ro",)), "/p", 5, {"k": "v"}),), (), {"l": "1"})
+    db = Database.open(path)
+    assert len(db.state.rows(CONTAINERS, SCOPE)) == 3
+    await db.write(lambda tx: tx.put(SANDBOXES, SCOPE, "pod", pod))
+    await db.write(lambda tx: tx.put(MOUNTS, SCOPE, "m", Activated(mounts, 7, "lease", 1, 2)))
+    await db.close()
+    db = Database.open(path)
+    assert len(db.state.rows(CONTAINERS, SCOPE)) == 3
+    assert db.state.get(SANDBOXES, SCOPE, "pod") == pod
+    assert db.state.get(MOUNTS, SCOPE, "m") == Activated(mounts, 7, "lease", 1, 2)
+    await db.close()

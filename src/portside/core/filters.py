@@ -24,6 +24,8 @@ from portside.core.containers import Container
 from portside.core.content import ContentInfo, IngestStatus
 from portside.core.images import Image
 from portside.core.leases import Lease
+from portside.core.mounts import Activation
+from portside.core.sandboxes import Sandbox
 from portside.core.snapshots import Kind, SnapshotInfo
 from portside.errors import InvalidArgument
 
@@ -278,6 +280,38 @@ def snapshot_fields(info: SnapshotInfo) -> Adaptor:
                 return info.parent or None
             case ["labels", *rest]:
                 return from_map(rest, info.labels)
+        return None
+
+    return field
+
+
+def sandbox_fields(sandbox: Sandbox) -> Adaptor:
+    """``id``, ``labels.<key>``; ours: ``runtime.name``, ``sandboxer``."""
+
+    def field(path: FieldPath) -> str | None:
+        match path:
+            case ["id"]:
+                return sandbox.id
+            case ["runtime", "name"]:
+                return sandbox.runtime or None
+            case ["sandboxer"]:
+                return sandbox.sandboxer or None
+            case ["labels", *rest]:
+                return from_map(rest, sandbox.labels)
+        return None
+
+    return field
+
+
+def activation_fields(activation: Activation) -> Adaptor:
+    """``name``, ``labels.<key>``."""
+
+    def field(path: FieldPath) -> str | None:
+        match path:
+            case ["name"]:
+                return activation.name
+            case ["labels", *rest]:
+                return from_map(rest, activation.labels)
         return None
 
     return field

@@ -15,7 +15,7 @@ from typing import Any
 
 from portside.errors import InvalidArgument, PortsideError
 from portside.metadata.gc import Report, expiry
-from portside.metadata.schema import CONTAINERS, CONTENT, IMAGES, LEASES, RESOURCES, SNAPSHOTS
+from portside.metadata.schema import CONTAINERS, CONTENT, IMAGES, LEASES, MOUNTS, RESOURCES, SANDBOXES, SNAPSHOTS
 from portside.metadata.state import Effect
 from portside.metadata.store import Metadata
 
@@ -28,7 +28,7 @@ RETRY = 30.0
 _MAX_SLEEP = 60.0
 
 _LABELS = "containerd.io/gc."
-_WATCHED = (CONTAINERS, CONTENT, IMAGES, LEASES, RESOURCES, SNAPSHOTS)
+_WATCHED = (CONTAINERS, CONTENT, IMAGES, LEASES, MOUNTS, RESOURCES, SANDBOXES, SNAPSHOTS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ from portside.errors import (
     from_oserror,
 )
 from portside.metadata.records import Scope
-from portside.metadata.schema import APPLICATION_ID, IDENTITY, NAMESPACES, TABLES, VERSION, Table
+from portside.metadata.schema import ADDED, APPLICATION_ID, IDENTITY, NAMESPACES, TABLES, VERSION, Table
 from portside.metadata.state import Change, Effect, State
 
 log = logging.getLogger(__name__)
@@ -388,6 +388,8 @@ def _load(connection: sqlite3.Connection, path: Path) -> list[Change]:
     problems = [text for (text,) in connection.execute("PRAGMA quick_check(3)")]
     if problems != ["ok"]:
         raise DataLoss(f"open metadata {path}: damaged: {' '.join(' '.join(problems).split())}")
+    if 0 < version < VERSION:
+        _migrate(connection, version, path)
     return [change for table in TABLES for change in _read(connection, table, path)]
 
 
@@ -397,6 +399,17 @@ def _create(connection: sqlite3.Connection) -> None:
         connection.execute(table.create)
     connection.execute(IDENTITY.insert, IDENTITY.row((), "uuid", str(uuid4())))
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
+
+
+def _migrate(connection: sqlite3.Connection, version: int, path: Path) -> None:
+    """From an older schema to ours, in one transaction; an older portside refuses the database from then on."""
+    log.info("metadata %s: migrating from schema version %d to %d", path, version, VERSION)
+    connection.execute("BEGIN IMMEDIATE")
+    for step in range(version + 1, VERSION + 1):
+        for table in ADDED.get(step, ()):
+            connection.execute(table.create)
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
 

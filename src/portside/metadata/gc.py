@@ -1,12 +1,14 @@
 """Garbage collection: marks what is reachable and removes the records of the rest.
 
-Nodes are records that can be garbage (images, content, snapshots, leases, ingests) or that hold others (containers).
+Nodes are records that can be garbage (images, content, snapshots, leases, ingests, activated mounts) or that hold
+others (containers, sandboxes).
 
-    roots        containers; images and leases that have not expired; content and snapshots with gc.root, or with a
-                 gc.expire to come; ingests that are open or have not expired
-    references   image -> target; container, image, content, snapshot -> gc.ref.content…, gc.ref.snapshot.<name>,
-                 gc.ref.image…; snapshot -> parent; ingest -> the blob it shares; lease -> its resources (with gc.flat
-                 those alone, without what they refer to); and by gc.bref.… from what a label names to its bearer
+    roots        containers; sandboxes; images and leases that have not expired; content, snapshots and mounts with
+                 gc.root, or with a gc.expire to come; ingests that are open or have not expired
+    references   image -> target; container, sandbox, image, content, snapshot -> gc.ref.content…,
+                 gc.ref.snapshot.<name>, gc.ref.image…, gc.ref.mount…; snapshot -> parent; ingest -> the blob it
+                 shares; lease -> its resources (with gc.flat those alone, without what they refer to); and by
+                 gc.bref.… from what a label names to its bearer
 
 All marking runs in the database's writer in slices of a few milliseconds between other writes. What is written
 meanwhile is told by the write barrier: a record that is put is marked and its references are followed again, so that
@@ -39,7 +41,9 @@ from portside.metadata.schema import (
     IMAGES,
     INGESTS,
     LEASES,
+    MOUNTS,
     RESOURCES,
+    SANDBOXES,
     SNAPSHOTS,
     Table,
 )
@@ -56,8 +60,9 @@ SLICE = 0.002
 BATCH = 64
 """Records removed in one transaction."""
 
-_REMOVABLE: tuple[Table[Any], ...] = (LEASES, IMAGES, INGESTS, CONTENT, SNAPSHOTS)
-_NODES: tuple[Table[Any], ...] = (*_REMOVABLE, CONTAINERS)
+_REMOVABLE: tuple[Table[Any], ...] = (LEASES, MOUNTS, IMAGES, INGESTS, CONTENT, SNAPSHOTS)
+_HOLDERS: tuple[Table[Any], ...] = (CONTAINERS, SANDBOXES)
+_NODES: tuple[Table[Any], ...] = (*_REMOVABLE, *_HOLDERS)
 _BREF = "containerd.io/gc.bref."
 
 
@@ -67,6 +72,8 @@ class Report:
 
     removed: dict[str, int] = field(default_factory=dict)
     numbers: dict[str, list[int]] = field(default_factory=dict)
+    mounts: list[int] = field(default_factory=list)
+    """Numbers of activated mounts whose records were removed."""
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
     next_expiry_ns: int = 0
@@ -78,6 +85,8 @@ class Report:
             self.removed[table.name] = self.removed.get(table.name, 0) + 1
             if table is SNAPSHOTS:
                 self.numbers.setdefault(scope[1], []).append(record.number)
+            elif table is MOUNTS:
+                self.mounts.append(record.number)
 
 
 def expiry(labels: Mapping[str, str]) -> int | None:
@@ -160,7 +169,7 @@ class Marking:
                 continue
             if table is RESOURCES:
                 self._hold(scope, record, flat=self._is_flat(scope))
-            elif table is CONTAINERS or table in _REMOVABLE:
+            elif table in _HOLDERS or table in _REMOVABLE:
                 self._marked[table, scope].add(key)
                 self._grey.append((table, scope, key))
 
@@ -174,7 +183,7 @@ class Marking:
     def _consider(self, node: Node, record: Any) -> None:
         """Root or not; and who is held up by a back reference."""
         table, scope, key = node
-        if table is CONTAINERS:
+        if table in _HOLDERS:
             self._mark(node)
             return
         if table is INGESTS:
@@ -238,7 +247,9 @@ class Marking:
         if kind == "snapshots":
             node: Node = (SNAPSHOTS, (namespace, snapshotter), resource.id)
         else:
-            tables: dict[str, Table[Any]] = {"content": CONTENT, "ingests": INGESTS, "images": IMAGES}
+            tables: dict[str, Table[Any]] = {
+                "content": CONTENT, "ingests": INGESTS, "images": IMAGES, "mounts": MOUNTS,
+            }  # fmt: skip
             if kind not in tables:
                 return
             node = (tables[kind], (namespace,), resource.id)
@@ -360,8 +371,8 @@ def references(node: Node, record: Any) -> Iterator[Node]:
 
 
 def _referred(label: str, value: str, namespace: str) -> Iterator[Node]:
-    """What a ``gc.ref.`` label names: ``.content``, ``.image`` and ``.container`` may have a ``.name`` or ``/name``
-    after them, ``.snapshot.<snapshotter>`` a ``/name``."""
+    """What a ``gc.ref.`` label names: ``.content``, ``.image``, ``.container`` and ``.mount`` may have a ``.name`` or
+    ``/name`` after them, ``.snapshot.<snapshotter>`` a ``/name``."""
     if label.startswith(known.GC_REF_SNAPSHOT):
         yield SNAPSHOTS, (namespace, label.removeprefix(known.GC_REF_SNAPSHOT).partition("/")[0]), value
         return
@@ -369,6 +380,7 @@ def _referred(label: str, value: str, namespace: str) -> Iterator[Node]:
         (known.GC_REF_CONTENT, CONTENT),
         (known.GC_REF_IMAGE, IMAGES),
         ("containerd.io/gc.ref.container", CONTAINERS),
+        ("containerd.io/gc.ref.mount", MOUNTS),
     )
     for prefix, table in kinds:
         if label == prefix or label.startswith((prefix + ".", prefix + "/")):

@@ -16,7 +16,9 @@ from portside.metadata.schema import (
     IMAGES,
     INGESTS,
     LEASES,
+    MOUNTS,
     NAMESPACES,
+    SANDBOXES,
     SNAPSHOTS,
     Table,
 )
@@ -97,7 +99,10 @@ def _check_name(name: str) -> None:
 
 
 def _left_in(tx: Transaction, name: str) -> list[str]:
-    tables: list[tuple[Table[Any], str]] = [(IMAGES, "images"), (CONTENT, "blobs"), (CONTAINERS, "containers")]
+    tables: list[tuple[Table[Any], str]] = [
+        (IMAGES, "images"), (CONTENT, "blobs"), (CONTAINERS, "containers"), (SANDBOXES, "sandboxes"),
+        (MOUNTS, "activated mounts"),
+    ]  # fmt: skip
     left = [word for table, word in tables if tx.rows(table, (name,))]
     snapshotters = sorted(scope[1] for scope in tx.state.scopes(SNAPSHOTS) if scope[0] == name)
     return left + [f'snapshots on "{snapshotter}" snapshotter' for snapshotter in snapshotters]

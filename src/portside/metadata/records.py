@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from portside.core.mounts import Activation
 from portside.core.snapshots import SnapshotInfo, Usage
 from portside.oci.digest import Digest
 
@@ -36,3 +38,20 @@ class Snapshot:
     number: int
     usage: Usage | None = None
     """Counted at commit; None before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activated:
+    """Activated mounts, and the number of the directory in which they were made."""
+
+    info: Activation
+    number: int
+    lease: str
+    """Which lease they were made under; empty for none."""
+    created_ns: int
+    updated_ns: int
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The activation's."""
+        return self.info.labels

@@ -17,16 +17,19 @@ from portside.core.containers import Container
 from portside.core.content import ContentInfo
 from portside.core.images import Image
 from portside.core.leases import Lease, Resource
+from portside.core.mount import Mount
+from portside.core.mounts import Activation, ActiveMount
+from portside.core.sandboxes import Sandbox
 from portside.core.snapshots import Kind, SnapshotInfo, Usage
-from portside.metadata.records import Ingest, Scope, Snapshot
+from portside.metadata.records import Activated, Ingest, Scope, Snapshot
 from portside.oci.descriptor import Descriptor
 from portside.oci.digest import Digest
 
 R = TypeVar("R")
 Row = tuple[Any, ...]
 
-VERSION = 1
-"""Of the schema (``PRAGMA user_version``); an older one is migrated, a newer one is refused."""
+VERSION = 2
+"""Of the schema (``PRAGMA user_version``); an older one is migrated (``ADDED``), a newer one is refused."""
 APPLICATION_ID = 0x70647364
 """``PRAGMA application_id``, so that file(1) and we can tell whose database it is."""
 
@@ -103,6 +106,10 @@ def _extensions(extensions: Mapping[str, AnyMessage]) -> str:
     return json.dumps({key: [value.type_url, b64encode(value.value).decode()] for key, value in extensions.items()})
 
 
+def _extensions_from(text: str) -> dict[str, AnyMessage]:
+    return {name: AnyMessage(url, b64decode(value)) for name, (url, value) in json.loads(text).items()}
+
+
 def _container(container: Container) -> Row:
     return (
         container.runtime,
@@ -120,7 +127,6 @@ def _container(container: Container) -> Row:
 
 
 def _container_from(scope: Scope, key: str, row: Row) -> Container:
-    extensions = {name: AnyMessage(url, b64decode(value)) for name, (url, value) in json.loads(row[10]).items()}
     return Container(
         id=key,
         runtime=row[0],
@@ -131,7 +137,7 @@ def _container_from(scope: Scope, key: str, row: Row) -> Container:
         snapshot_key=row[7],
         sandbox_id=row[8],
         labels=json.loads(row[9]),
-        extensions=extensions,
+        extensions=_extensions_from(row[10]),
         created_ns=row[11],
         updated_ns=row[12],
     )
@@ -178,6 +184,62 @@ def _snapshot(snapshot: Snapshot) -> Row:
 def _snapshot_from(scope: Scope, key: str, row: Row) -> Snapshot:
     info = SnapshotInfo(key, row[1], Kind(row[2]), json.loads(row[5]), row[6], row[7])
     return Snapshot(info, row[0], Usage(row[3], row[4]) if row[3] is not None else None)
+
+
+def _sandbox(sandbox: Sandbox) -> Row:
+    return (
+        sandbox.runtime,
+        *_any(sandbox.runtime_options),
+        *_any(sandbox.spec),
+        sandbox.sandboxer,
+        _map(sandbox.labels),
+        _extensions(sandbox.extensions),
+        sandbox.created_ns,
+        sandbox.updated_ns,
+    )
+
+
+def _sandbox_from(scope: Scope, key: str, row: Row) -> Sandbox:
+    return Sandbox(
+        key,
+        runtime=row[0],
+        runtime_options=_any_from(row[1], row[2]),
+        spec=_any_from(row[3], row[4]),
+        sandboxer=row[5],
+        labels=json.loads(row[6]),
+        extensions=_extensions_from(row[7]),
+        created_ns=row[8],
+        updated_ns=row[9],
+    )
+
+
+def _mount(mount: Mount) -> list[Any]:
+    return [mount.type, mount.source, mount.target, list(mount.options)]
+
+
+def _mount_from(values: list[Any]) -> Mount:
+    return Mount(values[0], values[1], values[2], tuple(values[3]))
+
+
+def _activated(activated: Activated) -> Row:
+    info = activated.info
+    active = [[_mount(m.mount), m.mount_point, m.mounted_ns, dict(m.data)] for m in info.active]
+    system = [_mount(mount) for mount in info.system]
+    return (
+        activated.number,
+        activated.lease,
+        json.dumps(active),
+        json.dumps(system),
+        _map(info.labels),
+        activated.created_ns,
+        activated.updated_ns,
+    )
+
+
+def _activated_from(scope: Scope, key: str, row: Row) -> Activated:
+    active = tuple(ActiveMount(_mount_from(mount), *rest) for mount, *rest in json.loads(row[2]))
+    system = tuple(_mount_from(values) for values in json.loads(row[3]))
+    return Activated(Activation(key, active, system, json.loads(row[4])), row[0], row[1], row[5], row[6])
 
 
 _TIMES = ("created INTEGER NOT NULL", "updated INTEGER NOT NULL")
@@ -237,10 +299,29 @@ SNAPSHOTS: Table[Snapshot] = Table(
     _snapshot, _snapshot_from,
 )  # fmt: skip
 
+SANDBOXES: Table[Sandbox] = Table(
+    "sandboxes", ("namespace",), ("id",),
+    (
+        "runtime TEXT NOT NULL", "options_type TEXT", "options BLOB", "spec_type TEXT", "spec BLOB",
+        "sandboxer TEXT NOT NULL", "labels TEXT NOT NULL", "extensions TEXT NOT NULL", *_TIMES,
+    ),
+    _sandbox, _sandbox_from,
+)  # fmt: skip
+
+MOUNTS: Table[Activated] = Table(
+    "mounts", ("namespace",), ("name",),
+    (
+        "number INTEGER NOT NULL", "lease TEXT NOT NULL", "active TEXT NOT NULL", "system TEXT NOT NULL",
+        "labels TEXT NOT NULL", *_TIMES,
+    ),
+    _activated, _activated_from,
+)  # fmt: skip
+"""Activated mounts."""
+
 COUNTERS: Table[int] = Table(
     "counters", (), ("name",), ("value INTEGER NOT NULL",), lambda value: (value,), lambda scope, key, row: int(row[0])
 )
-"""Numbers given out so far: ``snapshot/<snapshotter>`` and ``ingest``."""
+"""Numbers given out so far: ``snapshot/<snapshotter>``, ``ingest`` and ``mount``."""
 
 IDENTITY: Table[str] = Table(
     "identity", (), ("name",), ("value TEXT NOT NULL",), lambda value: (value,), lambda scope, key, row: str(row[0])
@@ -248,5 +329,9 @@ IDENTITY: Table[str] = Table(
 """What this root is: ``uuid``."""
 
 TABLES: tuple[Table[Any], ...] = (
-    NAMESPACES, CONTAINERS, IMAGES, LEASES, RESOURCES, CONTENT, INGESTS, SNAPSHOTS, COUNTERS, IDENTITY,
+    NAMESPACES, CONTAINERS, IMAGES, LEASES, RESOURCES, CONTENT, INGESTS, SNAPSHOTS, SANDBOXES, MOUNTS, COUNTERS,
+    IDENTITY,
 )  # fmt: skip
+
+ADDED: Mapping[int, tuple[Table[Any], ...]] = {2: (SANDBOXES, MOUNTS)}
+"""The tables that each version of the schema has more than the one before."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from portside.content.blobs import BlobStore
@@ -16,7 +16,9 @@ from portside.metadata.database import Database
 from portside.metadata.gc import Collector, Report
 from portside.metadata.images import Images
 from portside.metadata.leases import Leases
+from portside.metadata.mounts import Mounts
 from portside.metadata.namespaces import Namespaces
+from portside.metadata.sandboxes import Sandboxes
 from portside.metadata.snapshots import SnapshotKeeper, Snapshots
 
 
@@ -44,6 +46,8 @@ class Metadata:
         }
         self._collector = Collector(db, self._background, self._is_open, self._free)
         self.namespaces = Namespaces(db)
+        self.release_mounts: Callable[[Sequence[int]], Awaitable[list[str]]] | None = None
+        """Undoes the activated mounts of these numbers, whose records a collection has removed; what it could not."""
 
     @property
     def uuid(self) -> str:
@@ -70,6 +74,14 @@ class Metadata:
     def leases(self, namespace: str) -> Leases:
         """The leases of ``namespace``."""
         return Leases(self.db, namespace, self.collect)
+
+    def sandboxes(self, namespace: str) -> Sandboxes:
+        """The sandboxes of ``namespace``."""
+        return Sandboxes(self.db, namespace)
+
+    def mounts(self, namespace: str, lease: str = "") -> Mounts:
+        """The records of activated mounts of ``namespace``."""
+        return Mounts(self.db, namespace, lease)
 
     def snapshotter(self, namespace: str, name: str, lease: str = "") -> Snapshots:
         """The snapshots of ``namespace`` in the snapshotter ``name``; InvalidArgument if there is none of that name."""
@@ -98,6 +110,8 @@ class Metadata:
 
     async def _free(self, report: Report) -> list[str]:
         failures = []
+        if self.release_mounts is not None:  # First, since they stand on snapshots.
+            failures += await self.release_mounts(report.mounts)
         for name, numbers in report.numbers.items():
             if name in self._snapshotters:
                 self._snapshotters[name].forget(numbers)
