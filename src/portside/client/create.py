@@ -16,8 +16,9 @@ from portside.client.image_user import image_user, known_user
 from portside.client.labels import AUTO_REMOVE, IMAGE_DIGEST, LOG, LOG_FORMAT, NAME, STOP_SIGNAL, inherited
 from portside.client.leasing import leased
 from portside.client.names import check_name, new_id, new_name
-from portside.client.places import Places
+from portside.client.places import MAX_LOG, Places
 from portside.client.remove import discard
+from portside.client.restart import NO, RestartPolicy, restart_labels
 from portside.client.run_options import RunOptions
 from portside.client.signals import parse_signal
 from portside.client.spec import make_spec
@@ -28,7 +29,7 @@ from portside.core.containers import Container
 from portside.core.images import Image
 from portside.core.mount import Mount
 from portside.core.services import Services
-from portside.errors import AlreadyExists
+from portside.errors import AlreadyExists, InvalidArgument
 from portside.oci.digest import Digest, chain_id
 from portside.oci.image import ImageConfig, Manifest
 
@@ -52,6 +53,8 @@ async def create(
     options.check()
     if options.name:
         check_name(options.name)
+    if remove and RestartPolicy.parse(options.restart).name != NO:
+        raise InvalidArgument(f"a container that is to be removed when it has ended, and restart {options.restart!r}")
     _, manifest = await manifest_of(services, image.target)
     config = await config_of(services, manifest)
     snapshotter = options.snapshotter or services.default_snapshotter
@@ -128,6 +131,8 @@ def _labels(
     labels[IMAGE_DIGEST] = image.target.digest
     if not places.lines:
         labels[LOG_FORMAT] = "raw"
+    policy = RestartPolicy.parse(options.restart)
+    labels.update(restart_labels(policy, places.log_uri(labels[LOG], max_size=MAX_LOG)))
     if remove:
         labels[AUTO_REMOVE] = "true"
     signal = options.stop_signal or config.stop_signal

@@ -10,6 +10,7 @@ from portside.client.closure import config_of, manifest_of, walk
 from portside.client.images import image_id
 from portside.client.list import summarize
 from portside.client.lookup import find_container, find_image
+from portside.client.restart import count_of, policy_of
 from portside.core.services import Services
 from portside.errors import InvalidArgument, NotFound
 
@@ -45,6 +46,8 @@ async def inspect_container(services: Services, text: str) -> dict[str, Any]:
         "Image": container.image,
         "State": state,
         "Labels": dict(container.labels),
+        "RestartPolicy": str(policy_of(container.labels)),
+        "RestartCount": count_of(container.labels),
         "Runtime": container.runtime,
         "Snapshotter": container.snapshotter,
         "SnapshotKey": container.snapshot_key,

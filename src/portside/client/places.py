@@ -13,6 +13,8 @@ from portside.client.fifos import fifo_directory
 from portside.core.introspection import Introspection
 from portside.core.plugin import VERBS
 
+MAX_LOG = 64 << 20
+"""Bytes of a log before it is rotated; one older file is kept."""
 LOG_PLUGIN = f"{VERBS}.logs"
 LOG_EXPORT = "log-directory"
 """The key under which our server's plugin of type ``VERBS`` exports its log directory."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Awaitable
 
 from portside.client.labels import LOG
+from portside.client.restart import hold
 from portside.client.signals import SIGKILL
 from portside.core.containers import Container
 from portside.core.services import Services
@@ -41,6 +42,7 @@ async def _delete_task(services: Services, container: Container, force: bool) ->
             raise FailedPrecondition(
                 f"container {container.id[:12]}: it runs; stop it first, or remove with force"
             ) from error
+        await quietly(hold(services, container))
     await _kill(services, container.id)
     await services.tasks.delete(container.id)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from portside.client.create import create
 from portside.client.labels import LOG
 from portside.client.lookup import name_of
-from portside.client.places import Places
+from portside.client.places import MAX_LOG, Places
 from portside.client.remove import discard, quietly, remove
 from portside.client.run_options import RunOptions
 from portside.client.start import start
@@ -24,8 +24,6 @@ _MISSING = re.compile(
 _NOT_EXECUTABLE = re.compile(
     r"\b(exec:? |open executable).*(permission denied|operation not permitted|is a directory|exec format error)", re.I
 )
-MAX_LOG = 64 << 20
-"""Bytes of a log before it is rotated; one older file is kept."""
 
 
 @dataclass(frozen=True, slots=True)

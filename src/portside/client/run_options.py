@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from portside.client.restart import RestartPolicy
 from portside.errors import InvalidArgument
 
 NETWORKS = ("none", "host")
@@ -77,6 +78,8 @@ class RunOptions:
     annotations: Mapping[str, str] = field(default_factory=dict)
     rlimits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Soft and hard by name: ``{"nofile": (1024, 4096)}``."""
+    restart: str = ""
+    """``no``, ``always``, ``on-failure[:COUNT]``, ``unless-stopped``; a daemon sees to it (``client.restart``)."""
 
     def check(self) -> None:
         """InvalidArgument for what can never work."""
@@ -87,6 +90,7 @@ class RunOptions:
         for variable in self.env:
             if not variable or variable.startswith("=") or "\0" in variable:
                 raise InvalidArgument(f"environment variable {variable[:80]!r}: want NAME=VALUE")
+        RestartPolicy.parse(self.restart)
         if any("\0" in argument for argument in self.args):
             raise InvalidArgument("arguments cannot contain a null character")
 

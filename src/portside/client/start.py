@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from portside.client.remove import discard_process
+from portside.client.restart import release
 from portside.core.containers import Container
 from portside.core.mount import Mount
 from portside.core.services import Services
@@ -16,10 +17,21 @@ async def start(services: Services, container: Container, io: TaskIO, rootfs: Se
     """Run ``container``; the pid of its first process. FailedPrecondition if it runs already.
 
     An ended task of it is deleted first. If the start fails, no task stays. ``rootfs`` saves asking for the mounts.
+    A restart policy holds from here on.
     """
+    pid = await start_task(services, container, io, rootfs)
+    await release(services, container)
+    return pid
+
+
+async def start_task(
+    services: Services, container: Container, io: TaskIO, rootfs: Sequence[Mount] | None = None
+) -> int:
+    """The same without regard to a restart policy."""
     if rootfs is None:
         await _clear(services, container)
-        rootfs = await services.snapshotter(container.snapshotter).mounts(container.snapshot_key)
+        key = container.snapshot_key
+        rootfs = await services.snapshotter(container.snapshotter).mounts(key) if key else ()
     await services.tasks.create(container.id, rootfs, io, options=container.runtime_options)
     try:
         return await services.tasks.start(container.id)

@@ -6,6 +6,7 @@ import asyncio
 
 from portside.client.labels import STOP_SIGNAL
 from portside.client.remove import quietly
+from portside.client.restart import hold
 from portside.client.signals import SIGKILL, SIGTERM, parse_signal
 from portside.core.containers import Container
 from portside.core.services import Services
@@ -29,6 +30,7 @@ async def stop(
 ) -> Exit | None:
     """Ask it to end, and after ``timeout`` seconds make it; how it ended, None if it has no task."""
     try:
+        await hold(services, container)
         process = await services.tasks.get(container.id)
         if process.status is not Status.STOPPED:
             if process.status in (Status.PAUSED, Status.PAUSING):
@@ -59,4 +61,7 @@ async def _end(services: Services, container: Container, timeout: float, signal:
 
 async def kill(services: Services, container: Container, signal: str = "KILL") -> None:
     """Send ``signal`` to its first process; NotFound if that does not run."""
-    await services.tasks.kill(container.id, parse_signal(signal or "KILL"))
+    number = parse_signal(signal or "KILL")
+    if number in (SIGKILL, stop_signal(container)):  # what ends it, others may only tell it something
+        await hold(services, container)
+    await services.tasks.kill(container.id, number)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+CONTAINER_MONITOR = "io.containerd.monitor.container.v1"
 CONTENT = "io.containerd.content.v1"
 DIFFER = "io.containerd.differ.v1"
 EVENT = "io.containerd.event.v1"

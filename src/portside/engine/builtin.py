@@ -7,6 +7,7 @@ from typing import Any
 
 from portside.content.blobs import BlobStore
 from portside.core.plugin import (
+    CONTAINER_MONITOR,
     CONTENT,
     DIFFER,
     EVENT,
@@ -62,5 +63,12 @@ PLUGINS = (
     Plugin(GC, "scheduler", _present, requires=(METADATA,)),
     Plugin(DIFFER, "walking", _present, requires=(METADATA,)),
     Plugin(RUNTIME, "task", _present, requires=(METADATA, EVENT)),
+    Plugin(
+        CONTAINER_MONITOR,
+        "restart",
+        _present,
+        requires=(METADATA, EVENT),
+        capabilities=("no", "always", "on-failure", "unless-stopped"),
+    ),
     Plugin(VERBS, "logs", lambda init: init.make_root(), exports=lambda init: {LOG_DIRECTORY: str(init.root)}),
 )

@@ -19,16 +19,17 @@ from typing import Any
 
 from portside.core.introspection import PluginStatus
 from portside.core.labels import check_identifier
-from portside.core.plugin import EVENT, GC, METADATA, SNAPSHOTTER, VERBS
+from portside.core.plugin import CONTAINER_MONITOR, EVENT, GC, METADATA, SNAPSHOTTER, VERBS
 from portside.core.settings import ImageVerifiers, ProxyPlugin, StreamProcessor
 from portside.core.tasks import TaskService
 from portside.engine.autoremove import AutoRemove
 from portside.engine.builtin import PLUGINS
 from portside.engine.events import Exchange
-from portside.engine.gc import Policy, Scheduler
+from portside.engine.gc import Policy, Scheduler, parse_duration
 from portside.engine.graph import PluginGraph
 from portside.engine.introspection import LocalIntrospection
 from portside.engine.ownership import RootLock
+from portside.engine.restart import INTERVAL, RestartMonitor
 from portside.engine.services import LocalServices
 from portside.engine.tasks import TaskManager
 from portside.metadata.namespaces import Namespaces
@@ -70,6 +71,13 @@ class LocalBackend:
         """What introspection shows; a door adds its own."""
         self.introspection = LocalIntrospection(self._metadata.uuid, self.plugins)
         self.auto_remove = AutoRemove()
+        self.restarts: RestartMonitor | None = None
+        """None where the plugin is disabled."""
+        if graph.all(CONTAINER_MONITOR):
+            monitor = config.plugins.get(f"{CONTAINER_MONITOR}.restart", {})
+            self.restarts = RestartMonitor(
+                self._metadata, self.bind, parse_duration(monitor.get("interval") or INTERVAL)
+            )
         self._resuming: asyncio.Task[None] | None = None
 
     @classmethod
@@ -97,6 +105,8 @@ class LocalBackend:
     async def _start(self) -> None:
         await self._supervisor.start()
         self._collector.start()
+        if self.restarts is not None:
+            self.restarts.start()
         self._resuming = asyncio.create_task(
             self.auto_remove.resume(self), name="watch containers that go by themselves"
         )
@@ -127,6 +137,8 @@ class LocalBackend:
             self._resuming.cancel()
             await asyncio.gather(self._resuming, return_exceptions=True)
         await self.auto_remove.close()
+        if self.restarts is not None:
+            await self.restarts.close()
         await self._collector.close()
         await self._supervisor.close()
         await self._metadata.close()

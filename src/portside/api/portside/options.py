@@ -34,6 +34,7 @@ def run_options(request: pb.RunRequest) -> RunOptions:
         cpus=request.cpus,
         pids=request.pids_limit,
         stop_signal=request.stop_signal,
+        restart=request.restart,
         snapshotter=request.snapshotter,
         runtime_binary=request.runtime_binary,
         seccomp=security.get("seccomp", True),

@@ -43,6 +43,7 @@ VERB = Verb(
         Option("-m", "--memory", value="BYTES", help="memory limit (k, m, g)"),
         Option("--cpus", value="NUMBER", help="how many processors' time"),
         Option("--pids-limit", value="NUMBER", help="how many processes and threads"),
+        Option("--restart", value="POLICY", help="no, always, on-failure[:COUNT] or unless-stopped"),
         Option("--stop-signal", value="SIGNAL", help="what stop sends"),
         Option("--pull", value="WHEN", help="always, missing or never", default="missing"),
         Option("--platform", value="OS/ARCH", help="which of the image's platforms"),
@@ -82,7 +83,7 @@ def _request(values: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
     }
     same = (
         "name detach workdir user hostname network entrypoint privileged read_only cap_add cap_drop tmpfs "
-        "stop_signal pull platform snapshotter plain_http"
+        "stop_signal restart pull platform snapshotter plain_http"
     )
     request |= {key: values[key] for key in same.split()}
     if values["memory"]:
