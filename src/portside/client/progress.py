@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from portside.oci.descriptor import Descriptor
+
 RESOLVING = "resolving"
 RESOLVED = "resolved"
 WAITING = "waiting"
@@ -27,6 +29,10 @@ class Progress:
     stage: str
     offset: int = 0
     total: int = 0
+    descriptor: Descriptor | None = None
+    """What ``object`` is, where it is told of first."""
+    parent: str = ""
+    """The object that it was found in, likewise."""
 
 
 ProgressCallback = Callable[[Progress], None]
