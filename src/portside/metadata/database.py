@@ -14,7 +14,8 @@ On disk: ``meta.db`` in WAL mode, synchronous=FULL, opened exclusively (a second
 ``meta.db-reserve``, a little space to let go when the disk is full, so that things can still be deleted. What a
 crash leaves is what SQLite recovers by itself: every acknowledged transaction and nothing of an unfinished one.
 
-What records mean is not known here (the stores of this package), nor what they look like as rows (``schema``).
+What records mean is not known here (the stores of this package), nor what they look like as rows (``schema``), nor what
+is asked of a file before it is used (``opening``).
 """
 
 from __future__ import annotations
@@ -25,27 +26,17 @@ import logging
 import os
 import queue
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from portside.core.work import in_thread
-from portside.errors import (
-    DataLoss,
-    FailedPrecondition,
-    InvalidArgument,
-    PortsideError,
-    ResourceExhausted,
-    Unavailable,
-    Unknown,
-    from_oserror,
-)
+from portside.errors import PortsideError, Unavailable
+from portside.metadata.opening import CHECKPOINT_PAGES, copy_database, open_connection, translate
 from portside.metadata.records import Scope
-from portside.metadata.schema import ADDED, APPLICATION_ID, IDENTITY, NAMESPACES, TABLES, VERSION, Table
+from portside.metadata.schema import IDENTITY, NAMESPACES, TABLES, Table
 from portside.metadata.state import Change, Effect, State
 
 log = logging.getLogger(__name__)
@@ -57,8 +48,6 @@ Event = tuple[str, str, str, Mapping[str, Any]]
 
 MAX_GROUP = 256
 """Functions in one transaction."""
-CHECKPOINT_PAGES = 1000
-"""The WAL is written back into the database when it has this many pages of 4 KiB."""
 RESERVE = (CHECKPOINT_PAGES + 200) * 4096
 """Bytes kept aside for deleting things on a full disk: enough to write the whole WAL back, which frees it."""
 
@@ -73,6 +62,8 @@ class Transaction:
         self.events: list[Event] = []
         self.now_ns = time.time_ns()
         """The time to stamp records with."""
+        self.is_collection = False
+        """Set by the collector in its own: these are no changes of clients."""
 
     def get(self, table: Table[R], scope: Scope, key: str) -> R | None:
         """One record."""
@@ -126,6 +117,15 @@ class _Job:
         self.error: BaseException | None = None
 
 
+class _Backup:
+    """A copy that somebody waits for."""
+
+    __slots__ = ("future", "target")
+
+    def __init__(self, target: Path, future: asyncio.Future[None]) -> None:
+        self.target, self.future = target, future
+
+
 class Database:
     """The open database of one root. ``open`` makes it, ``close`` ends its thread; writes belong to one event loop."""
 
@@ -142,31 +142,25 @@ class Database:
         """Called on the loop with each event of a committed transaction."""
         self.published: list[Callable[[Sequence[Effect]], None]] = []
         """Called on the loop with what each group changed, after readers see it."""
+        self.mutated: list[Callable[[Sequence[Sequence[Effect]]], None]] = []
+        """Called on the loop with what clients' functions changed, each by itself, after ``published``."""
         self.barrier: Callable[[Sequence[Change]], None] | None = None
         """Called in the writer with the changes of each function (the collector's write barrier)."""
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._closed = False
+        self._jobs: queue.SimpleQueue[_Job | _Backup | None] = queue.SimpleQueue()
+        self._closed = self._ending = False
         self._reserve = _Reserve(path)
         self._thread = threading.Thread(target=self._run, name="portside-metadata", daemon=True)
         self._thread.start()
 
     @classmethod
     def open(cls, path: Path) -> Database:
-        """Open or create the database at ``path``. Blocking: it reads all records.
-
-        DataLoss if the file is damaged or not a database, Unavailable if another process has it open,
-        FailedPrecondition if a newer portside wrote it, ResourceExhausted if there is no room to create it.
-        """
-        _make_file(path)
-        connection: sqlite3.Connection | None = None
+        """Open or create the database at ``path``; errors as ``opening.open_connection``. Blocking: it reads all
+        records, and the whole file after a stop that was not clean."""
+        connection, records = open_connection(path)
         try:
-            connection = _connect(path)
-            return cls(path, connection, _load(connection, path))
-        except BaseException as error:
-            if connection is not None:
-                connection.close()
-            if isinstance(error, sqlite3.Error):
-                raise _translate(error, f"open metadata {path}") from error
+            return cls(path, connection, records)
+        except BaseException:
+            connection.close()
             raise
 
     @property
@@ -187,6 +181,18 @@ class Database:
         self._jobs.put(_Job(function, future))
         return await future
 
+    async def backup(self, target: Path) -> None:
+        """Write a copy of what is committed to the file ``target``, which must not exist, and sync it.
+
+        Writes go on meanwhile. ResourceExhausted for a full disk; a copy that failed is removed. Whether it can be
+        read is for the caller to see (``backups``).
+        """
+        if self._closed:
+            raise Unavailable(f"metadata {self._path}: closed")
+        job = _Backup(target, asyncio.get_running_loop().create_future())
+        self._jobs.put(job)
+        await job.future
+
     async def close(self) -> None:
         """Finish what is queued, write the WAL back, and close the file; a second time does nothing."""
         if self._closed:
@@ -198,17 +204,32 @@ class Database:
     # The writer thread.
 
     def _run(self) -> None:
-        ending = False
-        while not ending:
-            jobs = [self._jobs.get()]
-            while len(jobs) < MAX_GROUP and not self._jobs.empty():
-                jobs.append(self._jobs.get())
-            ending = None in jobs
-            self._group([job for job in jobs if job is not None])
+        while not self._ending:
+            self._work([self._jobs.get()])
         try:
             self._connection.close()
         except sqlite3.Error as error:
             log.warning("metadata %s: closing: %s", self._path, error)
+
+    def _work(self, jobs: list[_Job | _Backup | None]) -> None:
+        """Do ``jobs`` and those that wait; what is not a transaction comes after those that are."""
+        while len(jobs) < MAX_GROUP and not self._jobs.empty():
+            jobs.append(self._jobs.get())
+        self._ending = self._ending or None in jobs
+        self._group([job for job in jobs if isinstance(job, _Job)])
+        for job in jobs:
+            if isinstance(job, _Backup):
+                self._back_up(job)
+
+    def _back_up(self, job: _Backup) -> None:
+        error: PortsideError | None = None
+        try:
+            copy_database(self._connection, job.target, lambda: None if self._jobs.empty() else self._work([]))
+        except (sqlite3.Error, OSError) as failure:
+            job.target.unlink(missing_ok=True)
+            error = translate(failure, f"metadata {self._path}: back up to {job.target}")
+        with contextlib.suppress(RuntimeError):  # the event loop has ended, and nobody waits
+            job.future.get_loop().call_soon_threadsafe(_settle, job.future, error)
 
     def _group(self, jobs: Sequence[_Job]) -> None:
         """Run ``jobs`` in one transaction and hand the outcome to the loop."""
@@ -226,9 +247,8 @@ class Database:
                     job.error = job.result = None
                     self._group([job])
                 return
-            jobs[0].error = _translate(error, f"metadata {self._path}: store a change")
-            changes = []
-        self._deliver(jobs, changes)
+            jobs[0].error = translate(error, f"metadata {self._path}: store a change")
+        self._deliver(jobs)
 
     def _attempt(self, job: _Job) -> None:
         job.tx = Transaction(self._working)
@@ -273,21 +293,27 @@ class Database:
                 execute("ROLLBACK")
             raise
 
-    def _deliver(self, jobs: Sequence[_Job], changes: Sequence[Change]) -> None:
+    def _deliver(self, jobs: Sequence[_Job]) -> None:
         if not jobs:
             return
         try:
-            jobs[0].future.get_loop().call_soon_threadsafe(self._publish, jobs, changes)
+            jobs[0].future.get_loop().call_soon_threadsafe(self._publish, jobs)
         except RuntimeError:
             log.debug("metadata %s: the event loop has ended; what it wrote last is stored", self._path)
 
     # The event loop again.
 
-    def _publish(self, jobs: Sequence[_Job], changes: Sequence[Change]) -> None:
-        effects = []
-        for change in changes:
-            undo = self.state.apply(change)
-            effects.append(Effect(*change[:3], undo.record, change.record))
+    def _show(self, change: Change) -> Effect:
+        return Effect(*change[:3], self.state.apply(change).record, change.record)
+
+    def _publish(self, jobs: Sequence[_Job]) -> None:
+        effects: list[Effect] = []
+        mutations: list[Sequence[Effect]] = []
+        for job in jobs:
+            mine = [self._show(change) for change in job.tx.changes] if job.tx is not None else []
+            effects += mine
+            if mine and job.tx is not None and not job.tx.is_collection:
+                mutations.append(mine)
         for job in jobs:
             if not job.future.done():
                 if job.error is not None:
@@ -297,6 +323,9 @@ class Database:
         if effects:
             for listener in self.published:
                 _guard(listener, effects)
+        if mutations:
+            for mutated in self.mutated:
+                _guard(mutated, mutations)
         for job in jobs:
             if job.tx is not None:
                 for event in job.tx.events:
@@ -344,106 +373,17 @@ _INSERT = {table: table.insert for table in TABLES}
 _DELETE = {table: table.delete for table in TABLES}
 
 
-def _make_file(path: Path) -> None:
-    """Create the file, private, where there is none. One that is there is not opened: if it is this process's own
-    database, closing any descriptor of it would drop SQLite's locks (fcntl(2), on record locks)."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        is_file = stat.S_ISREG(os.lstat(path).st_mode)
-    except OSError as error:
-        raise from_oserror(error, f"open metadata {path}") from error
-    if not is_file:
-        raise DataLoss(f"open metadata {path}: not a regular file")
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
-    try:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-        connection.execute("BEGIN EXCLUSIVE")
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _load(connection: sqlite3.Connection, path: Path) -> list[Change]:
-    """Create the tables where they are not, check the file, and read every record."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if not tables and not version:
-        _create(connection)
-    elif version > VERSION:
-        raise FailedPrecondition(
-            f"open metadata {path}: schema version {version} was written by a newer portside; this one knows {VERSION}"
-        )
-    elif connection.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
-        raise DataLoss(f"open metadata {path}: the database is not portside's")
-    problems = [text for (text,) in connection.execute("PRAGMA quick_check(3)")]
-    if problems != ["ok"]:
-        raise DataLoss(f"open metadata {path}: damaged: {' '.join(' '.join(problems).split())}")
-    if 0 < version < VERSION:
-        _migrate(connection, version, path)
-    return [change for table in TABLES for change in _read(connection, table, path)]
-
-
-def _create(connection: sqlite3.Connection) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    for table in TABLES:
-        connection.execute(table.create)
-    connection.execute(IDENTITY.insert, IDENTITY.row((), "uuid", str(uuid4())))
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {VERSION}")
-    connection.execute("COMMIT")
-
-
-def _migrate(connection: sqlite3.Connection, version: int, path: Path) -> None:
-    """From an older schema to ours, in one transaction; an older portside refuses the database from then on."""
-    log.info("metadata %s: migrating from schema version %d to %d", path, version, VERSION)
-    connection.execute("BEGIN IMMEDIATE")
-    for step in range(version + 1, VERSION + 1):
-        for table in ADDED.get(step, ()):
-            connection.execute(table.create)
-    connection.execute(f"PRAGMA user_version = {VERSION}")
-    connection.execute("COMMIT")
-
-
-def _read(connection: sqlite3.Connection, table: Table[Any], path: Path) -> list[Change]:
-    changes = []
-    for row in connection.execute(f"SELECT {', '.join(table.names)} FROM {table.name}"):
-        try:
-            scope, key, record = table.record(row)
-        except (ValueError, KeyError, TypeError, AttributeError, PortsideError) as error:
-            name = "/".join(str(part) for part in row[: len(table.scope) + len(table.key)])
-            raise DataLoss(f"open metadata {path}: the record {table.name} {name} cannot be read: {error}") from error
-        changes.append(Change(table, scope, key, record))
-    return changes
-
-
 def _is_full(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
-def _translate(error: Exception, step: str) -> PortsideError:
-    """Our error for SQLite's primary result code (sqlite.org/rescode.html), or for a value that no row can hold."""
-    if isinstance(error, (UnicodeError, OverflowError)):
-        return InvalidArgument(f"{step}: {error}")
-    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return ResourceExhausted(f"{step}: no space left on the disk")
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return Unavailable(f"{step}: another process has it open")
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return DataLoss(f"{step}: the file is damaged or not a database ({error})")
-    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-        return Unavailable(f"{step}: {error}")
-    return Unknown(f"{step}: {error}")
+def _settle(future: asyncio.Future[None], error: PortsideError | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(None)
 
 
 def _guard(function: Callable[..., None], *arguments: Any) -> None:

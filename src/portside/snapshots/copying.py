@@ -96,7 +96,7 @@ def _copy_file(source: int, target: int, name: bytes, status: os.stat_result) ->
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         writer = os.open(name, flags, 0o600, dir_fd=target)
         try:
-            _copy_data(reader, writer, status.st_size)
+            copy_data(reader, writer, status.st_size)
             _copy_attributes(reader, writer, status)
         finally:
             os.close(writer)
@@ -104,7 +104,8 @@ def _copy_file(source: int, target: int, name: bytes, status: os.stat_result) ->
         os.close(reader)
 
 
-def _copy_data(reader: int, writer: int, size: int) -> None:
+def copy_data(reader: int, writer: int, size: int) -> None:
+    """Make the empty file ``writer`` hold what ``reader`` does: shared blocks where possible, holes stay holes."""
     try:
         fcntl.ioctl(writer, _FICLONE, reader)
         return
