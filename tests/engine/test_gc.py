@@ -8,7 +8,7 @@ import pytest
 
 from portside.core.content import ContentInfo
 from portside.engine import gc
-from portside.engine.gc import Policy, Scheduler, parse_duration
+from portside.engine.gc import Policy, Scheduler
 from portside.errors import InvalidArgument, ResourceExhausted
 from portside.snapshots.native import NativeDriver
 from tests.contracts.content import put
@@ -148,13 +148,6 @@ def test_settings():
     for bad in ({"pause_threshold": "x"}, {"deletion_threshold": -1}, {"schedule_delay": "1 fortnight"}):
         with pytest.raises(InvalidArgument):
             Policy.from_config(bad)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("100ms", 0.1), ("0s", 0), ("2m", 120), ("1.5h", 5400), ("3", 3), (2, 2), ("7us", 7e-6)]
-)
-def test_durations(text, seconds):
-    assert parse_duration(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), RuntimeError("a defect")])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 CONTAINER_MONITOR = "io.containerd.monitor.container.v1"
 CONTENT = "io.containerd.content.v1"
@@ -25,6 +25,18 @@ SNAPSHOTTER = "io.containerd.snapshotter.v1"
 VERBS = "io.portside.verbs.v1"
 
 
+Settings: TypeAlias = type[Any]
+"""A dataclass."""
+
+CONTAINERD_NAMES = {f"{METADATA}.bolt": f"{METADATA}.sqlite"}
+"""Plugins of ours that do the work of one of containerd's that has another name."""
+
+
+def canonical(uri: str) -> str:
+    """The URI here of the plugin that containerd calls ``uri``."""
+    return CONTAINERD_NAMES.get(uri, uri)
+
+
 class SkipPlugin(Exception):
     """Raised by a builder where the plugin cannot work on this machine; the rest goes on without it."""
 
@@ -38,11 +50,13 @@ class Init:
     state: Path
     """The same below the state directory."""
     config: Mapping[str, Any]
-    """The plugin's table in the configuration."""
+    """The plugin's table in the configuration, as it stands there."""
     get: Callable[[str], Any]
-    """The one plugin of a type among those required; FailedPrecondition if it did not come up."""
+    """The one plugin of a type, or of a URI, among those required; FailedPrecondition if it did not come up."""
     all: Callable[[str], Mapping[str, Any]]
     """All plugins of a type that came up, by id."""
+    settings: Any = None
+    """``config`` as an instance of the plugin's ``config`` class; None if it has none."""
 
     def make_root(self) -> Path:
         """The root, existing and 0700 whatever the umask."""
@@ -53,14 +67,20 @@ class Init:
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """One row of the registry; ``requires`` names types (all of that type come first) or full URIs."""
+    """One row of the registry: data, so that making one starts nothing."""
 
     type: str
     id: str
     build: Callable[[Init], Any]
+    """Makes the part; SkipPlugin where it cannot work here. Must not block for long: the engine waits for it."""
     requires: Sequence[str] = ()
+    """Types (all of the type come first, one must have come up) or URIs; without them this plugin is not built."""
     exports: Callable[[Init], Mapping[str, str]] = field(default=lambda init: {})
     capabilities: Sequence[str] = ()
+    after: Sequence[str] = ()
+    """Types or URIs that come first where they are there."""
+    config: Settings | None = None
+    """A dataclass of the keys of its table (``core/tables.py``), all with defaults; None: it takes any key."""
 
     @property
     def uri(self) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from portside.core.durations import Seconds
+
 
 @dataclass(frozen=True, slots=True)
 class ProxyPlugin:
@@ -47,5 +49,4 @@ class ImageVerifiers:
     """Every executable file in it is asked, in the order of names; no directory: nobody is asked."""
     max_verifiers: int = 10
     """At most so many are asked; negative: all."""
-    per_verifier_timeout: float = 10.0
-    """Seconds."""
+    per_verifier_timeout: Seconds = 10.0

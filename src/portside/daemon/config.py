@@ -1,26 +1,42 @@
-"""The daemon's configuration: containerd's TOML file, versions 2, 3 and 4, and the flags over it.
+"""The daemon's configuration: containerd's TOML files as one ``DaemonConfig``.
 
-What a version calls a thing is known here only; everybody else sees ``DaemonConfig``. Files named by ``imports``
-are not merged yet, and saying so is better than running without them.
+Reading and merging files is ``config_files.py``; what versions call a thing is ``config_versions.py``; writing it
+out is ``config_dump.py``. The flags of ``portside daemon`` come on top (``cli/verbs/daemon.py``).
 """
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from portside.core.durations import Seconds
+from portside.core.plugin import Plugin, canonical
 from portside.core.settings import ImageVerifiers, ProxyPlugin, StreamProcessor
-from portside.errors import InvalidArgument, NotFound
+from portside.core.tables import decode, unknown
+from portside.daemon.config_files import Source, merged, read_all
+from portside.daemon.config_versions import MOVED, NEWEST, SERVER
+from portside.errors import InvalidArgument
 
 DEFAULT_FILE = Path("/etc/portside/config.toml")
 DEFAULT_ROOT = Path("/var/lib/portside")
 DEFAULT_STATE = Path("/run/portside")
-VERSIONS = (2, 3, 4)
-_SERVER = "io.containerd.server.v1."
 LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
+FORMATS = ("text", "json")
+MAX_MESSAGE = (1 << 31) - 1
+VERIFIERS = "io.containerd.image-verifier.v1.bindir"
+
+TIMEOUTS: Mapping[str, float] = {
+    "io.containerd.timeout.bolt.open": 0.0,
+    "io.containerd.timeout.cri.defercleanup": 60.0,
+    "io.containerd.timeout.metrics.shimstats": 2.0,
+    "io.containerd.timeout.shim.cleanup": 5.0,
+    "io.containerd.timeout.shim.load": 5.0,
+    "io.containerd.timeout.shim.shutdown": 3.0,
+    "io.containerd.timeout.task.state": 2.0,
+}
+"""Containerd's names and defaults, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +99,8 @@ class DaemonConfig:
     """What must survive a reboot."""
     state: Path = DEFAULT_STATE
     """What need not."""
+    temp: str = ""
+    """Where temporary files go; empty: the system's place."""
     grpc: GrpcConfig = GrpcConfig()
     ttrpc: TtrpcConfig = TtrpcConfig()
     debug: DebugConfig = DebugConfig()
@@ -100,6 +118,8 @@ class DaemonConfig:
     stream_processors: Mapping[str, StreamProcessor] = field(default_factory=dict)
     """By name."""
     image_verifiers: ImageVerifiers = field(default_factory=ImageVerifiers)
+    warnings: tuple[str, ...] = ()
+    """What the files say and nobody hears, a sentence each, to be logged."""
 
     @property
     def socket(self) -> str:
@@ -112,75 +132,152 @@ class DaemonConfig:
         return self.ttrpc.address or self.socket + ".ttrpc"
 
 
-def load(path: Path | None) -> DaemonConfig:
-    """Read ``path``, or the default file if there is one; NotFound and InvalidArgument name the file and the key."""
+@dataclass(frozen=True, slots=True)
+class _Debug:
+    level: str = "info"
+    format: str = "text"
+    log_trace_id: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Cgroup:
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """Version 4, as far as it is not about plugins."""
+
+    version: int = NEWEST
+    root: str = ""
+    state: str = ""
+    temp: str = ""
+    disabled_plugins: Sequence[str] = ()
+    required_plugins: Sequence[str] = ()
+    oom_score: int = 0
+    imports: Sequence[str] = ()
+    debug: _Debug = _Debug()
+    cgroup: _Cgroup = _Cgroup()
+    plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    proxy_plugins: Mapping[str, ProxyPlugin] = field(default_factory=dict)
+    stream_processors: Mapping[str, StreamProcessor] = field(default_factory=dict)
+    timeouts: Mapping[str, Seconds] = field(default_factory=dict)
+
+
+def load(path: Path | None, plugins: Sequence[Plugin] = ()) -> DaemonConfig:
+    """Read ``path`` and its imports, or the default file if there is one.
+
+    NotFound and InvalidArgument name the file and the key. ``plugins`` are those whose tables can be checked; what has
+    no effect is told in ``warnings``.
+    """
     if path is None:
         if not DEFAULT_FILE.exists():
             return DaemonConfig()
         path = DEFAULT_FILE
-    try:
-        document = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise NotFound(f"configuration {path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise InvalidArgument(f"configuration {path}: {error}") from error
-    try:
-        return parse(document)
-    except InvalidArgument as error:
-        raise InvalidArgument(f"configuration {path}: {error}") from error
+    sources = read_all(path)
+    warnings: list[str] = []
+    for source in sources:
+        try:
+            parse(source.document)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"configuration {source.path}: {error}") from error
+        warnings += [f"configuration {source.path}: {text}" for text in without_effect(source, plugins)]
+    return replace(parse(merged(source.document for source in sources)), warnings=tuple(warnings))
 
 
 def parse(document: Mapping[str, Any]) -> DaemonConfig:
-    """A decoded file; unknown keys are left alone, as containerd does, keys of the wrong type are InvalidArgument."""
-    version = document.get("version", 1)
-    if version not in VERSIONS:
-        raise InvalidArgument(f"version {version!r}: want 2, 3 or 4")
-    if document.get("imports"):
-        raise InvalidArgument("imports: merging other files is not supported yet")
-    plugins = _table(document, "plugins")
-    grpc = _table(plugins, _SERVER + "grpc") if version == 4 else _table(document, "grpc")
-    ttrpc = _table(plugins, _SERVER + "ttrpc") if version == 4 else _table(document, "ttrpc")
-    debug = _table(plugins, _SERVER + "debug") if version == 4 else _table(document, "debug")
-    level = _value(debug, "level", str) or "info"
-    if level not in LEVELS:
-        raise InvalidArgument(f"debug level {level!r}: want one of {', '.join(LEVELS)}")
+    """A document of version 4; unknown keys are left alone, keys of the wrong type are InvalidArgument."""
+    main = decode(_Document, document)
+    plugins = {canonical(name): table for name, table in main.plugins.items()}
+    server: dict[str, dict[str, Any]] = {"grpc": {}, "ttrpc": {}, "debug": {}, "metrics": {}}
+    for table, key, plugin, name in MOVED:
+        if name in main.plugins.get(plugin, {}):
+            server[table][key] = main.plugins[plugin][name]
+    debug = decode(DebugConfig, server["debug"], "debug")
     return DaemonConfig(
-        root=Path(_value(document, "root", str) or DEFAULT_ROOT),
-        state=Path(_value(document, "state", str) or DEFAULT_STATE),
-        grpc=GrpcConfig(
-            address=_value(grpc, "address", str) or "",
-            uid=_value(grpc, "uid", int) or 0,
-            gid=_value(grpc, "gid", int) or 0,
+        root=Path(main.root or DEFAULT_ROOT),
+        state=Path(main.state or DEFAULT_STATE),
+        temp=main.temp,
+        grpc=_sized(decode(GrpcConfig, server["grpc"], "grpc")),
+        ttrpc=decode(TtrpcConfig, server["ttrpc"], "ttrpc"),
+        debug=replace(
+            debug,
+            level=_choice("debug.level", main.debug.level or "info", LEVELS),
+            format=_choice("debug.format", main.debug.format or "text", FORMATS),
         ),
-        ttrpc=TtrpcConfig(
-            address=_value(ttrpc, "address", str) or "",
-            uid=_value(ttrpc, "uid", int) or 0,
-            gid=_value(ttrpc, "gid", int) or 0,
-        ),
-        debug=DebugConfig(level=level),
-        oom_score=_value(document, "oom_score", int) or 0,
-        disabled_plugins=_names(document, "disabled_plugins"),
-        required_plugins=_names(document, "required_plugins"),
-        plugins={name: _table(plugins, name) for name in plugins},
+        metrics=decode(MetricsConfig, server["metrics"], "metrics"),
+        oom_score=_between("oom_score", main.oom_score, -1000, 1000),
+        timeouts=main.timeouts,
+        disabled_plugins=_uris("disabled_plugins", main.disabled_plugins),
+        required_plugins=_uris("required_plugins", main.required_plugins),
+        plugins=plugins,
+        proxy_plugins=main.proxy_plugins,
+        stream_processors=main.stream_processors,
+        image_verifiers=decode(ImageVerifiers, plugins.get(VERIFIERS, {}), f"plugins.'{VERIFIERS}'"),
     )
 
 
-def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    table = document.get(key, {})
-    if not isinstance(table, dict):
-        raise InvalidArgument(f"{key}: want a table")
-    return table
+def without_effect(source: Source, plugins: Sequence[Plugin]) -> Iterator[str]:
+    """What a file says and nobody hears, a sentence each: unknown keys, and tables of plugins that are not there."""
+    for key in unknown(_Document, source.document):
+        yield f"{key}: unknown key, no effect" + (_HINT if source.version == NEWEST and _moved(key) else "")
+    for key, table in (("cgroup", "path"), ("debug", "log_trace_id")):
+        if source.document.get(key, {}).get(table):
+            yield f"{key}.{table}: not supported, no effect"
+    for name in source.document.get("timeouts", {}):
+        if name not in TIMEOUTS:
+            yield f"timeouts.'{name}': unknown key, no effect"
+    known = {plugin.uri: plugin.config for plugin in plugins}
+    absent = []
+    for name, table in source.document.get("plugins", {}).items():
+        uri = canonical(name)
+        if name in _SERVER_KEYS:
+            keys = [key for key in table if key not in _SERVER_KEYS[name]]
+        elif uri in known:
+            kind = known[uri]
+            keys = [] if kind is None else list(unknown(kind, table))
+        else:
+            absent.append(f"'{name}'")
+            continue
+        if keys:
+            yield f"plugins.'{name}': unknown keys, no effect: {', '.join(keys)}"
+    if absent and plugins:
+        yield f"plugins: no such plugins here, no effect: {', '.join(absent)}"
 
 
-def _value(table: Mapping[str, Any], key: str, kind: type) -> Any:
-    value = table.get(key)
-    if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-        raise InvalidArgument(f"{key}: want {'text' if kind is str else 'a number'}, not {value!r}")
+_SERVER_KEYS = {plugin: {name for _, _, other, name in MOVED if other == plugin} for _, _, plugin, _ in MOVED}
+_HINT = f"; version 4 has it in plugins.'{SERVER}…'"
+
+
+def _moved(key: str) -> bool:
+    return any(key == f"{table}.{name}" for table, name, *_ in MOVED)
+
+
+def _choice(key: str, value: str, allowed: Sequence[str]) -> str:
+    if value not in allowed:
+        raise InvalidArgument(f"{key}: {value!r} is none of {', '.join(allowed)}")
     return value
 
 
-def _names(document: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    names = document.get(key, [])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InvalidArgument(f"{key}: want a list of plugin URIs")
-    return tuple(names)
+def _between(key: str, value: int, least: int, most: int) -> int:
+    if not least <= value <= most:
+        raise InvalidArgument(f"{key}: {value} is not between {least} and {most}")
+    return value
+
+
+def _sized(grpc: GrpcConfig) -> GrpcConfig:
+    """0 is the default size, as for containerd."""
+    received = _between("grpc.max_recv_message_size", grpc.max_recv_message_size, 0, MAX_MESSAGE)
+    sent = _between("grpc.max_send_message_size", grpc.max_send_message_size, 0, MAX_MESSAGE)
+    return replace(
+        grpc,
+        max_recv_message_size=received or GrpcConfig().max_recv_message_size,
+        max_send_message_size=sent or GrpcConfig().max_send_message_size,
+    )
+
+
+def _uris(key: str, names: Sequence[str]) -> tuple[str, ...]:
+    for name in names:
+        if "." not in name:
+            raise InvalidArgument(f"{key}: {name!r} is no plugin URI such as io.containerd.snapshotter.v1.overlayfs")
+    return tuple(canonical(name) for name in names)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from portside.core.durations import parse_duration
 from portside.core.introspection import PluginStatus
 from portside.core.labels import check_identifier
 from portside.core.plugin import CONTAINER_MONITOR, EVENT, GC, METADATA, SNAPSHOTTER, VERBS
@@ -25,7 +26,7 @@ from portside.core.tasks import TaskService
 from portside.engine.autoremove import AutoRemove
 from portside.engine.builtin import PLUGINS
 from portside.engine.events import Exchange
-from portside.engine.gc import Policy, Scheduler, parse_duration
+from portside.engine.gc import Policy, Scheduler
 from portside.engine.graph import PluginGraph
 from portside.engine.introspection import LocalIntrospection
 from portside.engine.ownership import RootLock

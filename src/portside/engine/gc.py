@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from portside.core.durations import parse_duration
 from portside.errors import InvalidArgument, PortsideError
 from portside.metadata.gc import Report, expiry
 from portside.metadata.schema import CONTAINERS, CONTENT, IMAGES, LEASES, MOUNTS, RESOURCES, SANDBOXES, SNAPSHOTS
@@ -54,24 +55,12 @@ class Policy:
             if name not in cls.__dataclass_fields__:
                 continue
             if name.endswith("delay"):
-                values[name] = parse_duration(value)
+                values[name] = max(0.0, parse_duration(value))
             elif isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
                 raise InvalidArgument(f"garbage collection: {name} = {value!r} is not a number")
             else:
                 values[name] = min(float(value), 0.5) if name == "pause_threshold" else int(value)
         return cls(**values)
-
-
-def parse_duration(text: Any) -> float:
-    """Seconds of a Go duration with one unit, or of a number; InvalidArgument."""
-    units = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-    try:
-        if isinstance(text, str):
-            number = text.rstrip("nuµmsh")
-            return max(0.0, float(number) * (units[text[len(number) :]] if text != number else 1.0))
-        return max(0.0, float(text))
-    except (ValueError, KeyError, TypeError):
-        raise InvalidArgument(f"duration {text!r}: want a number with ns, us, ms, s, m or h") from None
 
 
 class Scheduler:
