@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from portside.content.blobs import BlobStore
@@ -23,7 +23,9 @@ from portside.core.plugin import (
 )
 from portside.engine.events import Exchange
 from portside.metadata.database import Database
+from portside.metadata.opening import refuse_loss
 from portside.metadata.store import Metadata
+from portside.snapshots.directories import DirectoryDriver
 from portside.snapshots.native import NativeDriver
 from portside.snapshots.overlay import OverlayDriver, why_unsupported
 
@@ -44,8 +46,20 @@ def _overlayfs(init: Init) -> OverlayDriver:
 
 def _metadata(init: Init) -> Metadata:
     exchange: Exchange = init.get(EVENT)
-    db = Database.open(init.make_root() / "meta.db")
+    path = init.make_root() / "meta.db"
+    refuse_loss(path, _things(init))
+    db = Database.open(path)
     return Metadata(db, init.get(CONTENT), init.all(SNAPSHOTTER), exchange.emit)
+
+
+def _things(init: Init) -> Iterator[object]:
+    """What is on disk and would be garbage without records."""
+    content = init.get(CONTENT)
+    if isinstance(content, BlobStore):
+        yield from content.digests()
+    for driver in init.all(SNAPSHOTTER).values():
+        if isinstance(driver, DirectoryDriver):
+            yield from driver.ids()
 
 
 def _present(init: Init) -> Any:

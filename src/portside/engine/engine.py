@@ -33,6 +33,7 @@ from portside.engine.ownership import RootLock
 from portside.engine.restart import INTERVAL, RestartMonitor
 from portside.engine.services import LocalServices
 from portside.engine.tasks import TaskManager
+from portside.metadata.backups import Backups
 from portside.metadata.namespaces import Namespaces
 from portside.metadata.store import Metadata
 from portside.supervisor.supervisor import Supervisor
@@ -68,6 +69,10 @@ class LocalBackend:
         self._supervisor = Supervisor(str(config.state), str(config.root), self._exchange.forward)
         self._tasks = TaskManager(self._supervisor, self._metadata.containers)
         self._collector = Scheduler(self._metadata, Policy.from_config(config.plugins.get(f"{GC}.scheduler", {})))
+        uri = f"{METADATA}.sqlite"
+        self._backups = Backups.from_config(
+            self._metadata.db, config.root / uri / "meta.db", config.plugins.get(uri, {})
+        )
         self.plugins: list[PluginStatus] = list(graph.status)
         """What introspection shows; a door adds its own."""
         self.introspection = LocalIntrospection(self._metadata.uuid, self.plugins)
@@ -106,6 +111,7 @@ class LocalBackend:
     async def _start(self) -> None:
         await self._supervisor.start()
         self._collector.start()
+        self._backups.start()
         if self.restarts is not None:
             self.restarts.start()
         self._resuming = asyncio.create_task(
@@ -141,6 +147,7 @@ class LocalBackend:
         if self.restarts is not None:
             await self.restarts.close()
         await self._collector.close()
+        await self._backups.close()
         await self._supervisor.close()
         await self._metadata.close()
         await self._metadata.db.close()
