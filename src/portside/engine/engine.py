@@ -24,12 +24,12 @@ from portside.core.plugin import CONTAINER_MONITOR, EVENT, GC, METADATA, SNAPSHO
 from portside.core.settings import ImageVerifiers, ProxyPlugin, StreamProcessor
 from portside.core.tasks import TaskService
 from portside.engine.autoremove import AutoRemove
-from portside.engine.builtin import PLUGINS
 from portside.engine.events import Exchange
 from portside.engine.gc import Policy, Scheduler
 from portside.engine.graph import PluginGraph
 from portside.engine.introspection import LocalIntrospection
 from portside.engine.ownership import RootLock
+from portside.engine.plugins import registered
 from portside.engine.restart import INTERVAL, RestartMonitor
 from portside.engine.services import LocalServices
 from portside.engine.tasks import TaskManager
@@ -94,7 +94,7 @@ class LocalBackend:
         lock = RootLock(config.root, config.address)
         graph = PluginGraph(config.root, config.state, config.plugins)
         try:
-            graph.build(PLUGINS, config.disabled_plugins, config.required_plugins)
+            graph.build(registered(), config.disabled_plugins, config.required_plugins)
             backend = cls(config, lock, graph)
         except BaseException:
             for metadata in graph.all(METADATA).values():
