@@ -79,10 +79,10 @@ def debian(directory: Path) -> Iterator[Stack]:
 
 
 @contextlib.contextmanager
-def newer(root: Path, *, crun: bool = False) -> Iterator[Stack]:
-    """The containerd of ``root``, with runc or crun."""
-    inside = Path("/tmp/bench")
-    outside = root / "tmp/bench"
+def newer(root: Path, *, crun: bool = False, place: str = "bench", keep: bool = False) -> Iterator[Stack]:
+    """The containerd of ``root``, with runc or crun, in its ``/tmp/<place>``, which stays at the end with ``keep``."""
+    inside = Path("/tmp") / place
+    outside = root / "tmp" / place
     shutil.rmtree(outside, ignore_errors=True)
     (outside / "run").mkdir(parents=True)
     (outside / "config.toml").write_text(_CONFIG.format(directory=inside))
@@ -96,7 +96,8 @@ def newer(root: Path, *, crun: bool = False) -> Iterator[Stack]:
         # The client of the same suite, in the same root: fifos are made where the shim sees them.
         ctr = ["nsenter", f"--mount=/proc/{pid}/ns/mnt", f"--root=/proc/{pid}/root", "--wd=/", "ctr"]
         yield Stack(name, inside / "run/containerd.sock", pid, outside / "run/containerd.sock", ctr, flags)
-    shutil.rmtree(outside, ignore_errors=True)
+    if not keep:
+        shutil.rmtree(outside, ignore_errors=True)
 
 
 def _containerd(directory: Path) -> list[str]:

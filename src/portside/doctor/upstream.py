@@ -25,6 +25,7 @@ from portside.core.containers import Container
 from portside.core.content import ContentInfo
 from portside.core.images import Image
 from portside.core.leases import Lease, Resource
+from portside.core.sandboxes import Sandbox
 from portside.core.snapshots import Kind, SnapshotInfo, Usage
 from portside.doctor.bolt import BoltFile, Bucket
 from portside.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
@@ -67,6 +68,7 @@ class Upstream:
     content: list[tuple[str, ContentInfo]] = field(default_factory=list)
     images: list[tuple[str, Image]] = field(default_factory=list)
     containers: list[tuple[str, Container]] = field(default_factory=list)
+    sandboxes: list[tuple[str, Sandbox]] = field(default_factory=list)
     leases: list[tuple[str, Lease, tuple[Resource, ...]]] = field(default_factory=list)
     snapshots: list[StoredSnapshot] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -119,8 +121,8 @@ def _namespace(found: Upstream, namespace: str, bucket: Bucket) -> None:
         found.leases.append((namespace, lease, tuple(_resources(record))))
     for name, _ in bucket.buckets("content", "ingests"):
         found.left_out.append(f"ingest {namespace}/{name}: a download that was not finished")
-    for name, _ in bucket.buckets("sandboxes"):
-        found.left_out.append(f"sandbox {namespace}/{name}: records of sandboxes are not taken over")
+    for name, record in bucket.buckets("sandboxes"):
+        found.sandboxes.append((namespace, _sandbox(name, record)))
 
 
 def _image(name: str, record: Bucket) -> Image:
@@ -134,7 +136,6 @@ def _image(name: str, record: Bucket) -> Image:
 
 def _container(id: str, record: Bucket) -> Container:
     runtime = record.bucket("runtime")
-    extensions = record.bucket("extensions")
     created, updated = _times(record)
     return Container(
         id=id,
@@ -146,14 +147,35 @@ def _container(id: str, record: Bucket) -> Container:
         snapshotter=record.text("snapshotter"),
         snapshot_key=record.text("snapshotKey"),
         sandbox_id=record.text("sandboxid"),
-        extensions={
-            key.decode(): message
-            for key, value in (extensions.items() if extensions is not None else ())
-            if isinstance(value, bytes) and (message := _any(value)) is not None
-        },
+        extensions=_extensions(record),
         created_ns=created,
         updated_ns=updated,
     )
+
+
+def _sandbox(id: str, record: Bucket) -> Sandbox:
+    runtime = record.bucket("runtime")
+    created, updated = _times(record)
+    return Sandbox(
+        id=id,
+        runtime=runtime.text("name") if runtime is not None else "",
+        runtime_options=_any(runtime.value("options")) if runtime is not None else None,
+        spec=_any(record.value("spec")),
+        labels=record.texts("labels"),
+        extensions=_extensions(record),
+        sandboxer=record.text("sandboxer"),
+        created_ns=created,
+        updated_ns=updated,
+    )
+
+
+def _extensions(record: Bucket) -> dict[str, AnyMessage]:
+    extensions = record.bucket("extensions")
+    return {
+        key.decode(): message
+        for key, value in (extensions.items() if extensions is not None else ())
+        if isinstance(value, bytes) and (message := _any(value)) is not None
+    }
 
 
 def _resources(record: Bucket) -> Iterator[Resource]:

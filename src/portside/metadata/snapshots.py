@@ -7,10 +7,12 @@ removed from the records first and from disk later; what a crash leaves between 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from portside.core.filters import snapshot_fields
 from portside.core.labels import SNAPSHOT_REF
@@ -46,7 +48,11 @@ class SnapshotKeeper:
         self.db, self.name, self.driver, self.background = db, name, driver, background
         self.counter = f"snapshot/{name}"
         self._doomed: set[int] = set()
-        self._unswept = self._sweeping = False
+        self._unswept = False
+        self._sweeping: asyncio.Task[None] | None = None
+        self._stuck = ""
+        self.stumbled: Callable[[], None] = lambda: None
+        """Called when a sweep has failed, which nobody waited for."""
         numbers = [*driver.ids(), *self._recorded(), (db.state.get(COUNTERS, (), self.counter) or 0)]
         self._last = max(numbers)
         self._old = set(driver.ids()) - self._recorded()
@@ -84,8 +90,7 @@ class SnapshotKeeper:
     def _remember(self, number: int, namespace: str, info: SnapshotInfo) -> None:
         """Have the driver, if it can, keep beside the files what they are, for a day when the database is lost."""
         if isinstance(self.driver, Remembering):
-            facts = {"namespace": namespace, "key": info.name, "parent": info.parent, "kind": int(info.kind)}
-            self.driver.remember(number, {**facts, "labels": dict(info.labels), "created": info.created_ns})
+            self.driver.remember(number, facts_of(namespace, info))
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Mark numbers whose records are gone (or never came) for ``collect``."""
@@ -100,7 +105,7 @@ class SnapshotKeeper:
         self._unswept = True
 
     async def collect(self) -> list[str]:
-        """Take the forgotten out of sight and sweep in the background; the failures, tried again the next time."""
+        """Take the forgotten out of sight and sweep in the background; what failed, to be tried again the next time."""
         failures = []
         for number in list(self._doomed):
             self._doomed.discard(number)
@@ -110,20 +115,28 @@ class SnapshotKeeper:
             except (PortsideError, OSError) as error:
                 self._doomed.add(number)
                 failures.append(f"{self.name}: remove snapshot {number}: {error}")
-                log.warning("collection: %s", failures[-1])
-        if self._unswept and not self._sweeping:
-            self._sweeping = True
-            self.background.spawn(self._sweep(), f"sweep of {self.name}")
+        if self._stuck:
+            failures.append(self._stuck)
+            self._unswept = True
+        if self._unswept and (self._sweeping is None or self._sweeping.done()):
+            self._sweeping = self.background.start(self._sweep())
         return failures
+
+    async def swept(self) -> None:
+        """Wait until what was taken out of sight is deleted, or cannot be."""
+        if self._sweeping is not None:
+            await asyncio.wait([self._sweeping])
 
     async def _sweep(self) -> None:
         """One at a time, until nothing is left that was put aside meanwhile."""
-        try:
-            while self._unswept:
-                self._unswept = False
+        while self._unswept:
+            self._unswept = False
+            try:
                 await in_thread(self.driver.sweep)
-        finally:
-            self._sweeping = False
+                self._stuck = ""
+            except (PortsideError, OSError) as error:
+                self._stuck = f"{self.name}: {error}"
+                self.stumbled()
 
     def _recorded(self) -> set[int]:
         state = self.db.state
@@ -312,6 +325,12 @@ class Snapshots:
 
     def _resource(self, key: str) -> Resource:
         return Resource(f"snapshots/{self._keeper.name}", key)
+
+
+def facts_of(namespace: str, info: SnapshotInfo) -> dict[str, Any]:
+    """What a driver keeps beside a snapshot's files."""
+    facts = {"namespace": namespace, "key": info.name, "parent": info.parent, "kind": int(info.kind)}
+    return {**facts, "labels": dict(info.labels), "created": info.created_ns}
 
 
 def remove_snapshot(tx: Transaction, scope: tuple[str, ...], key: str) -> None:
