@@ -10,12 +10,11 @@ from portside.api.events_forward import forward_handlers
 from portside.api.portside.engine import portside_methods
 from portside.client.fifos import fifo_directory
 from portside.client.places import Places
-from portside.core.introspection import PluginStatus
-from portside.core.plugin import GRPC
 from portside.daemon.config import DaemonConfig
+from portside.daemon.services import for_engine, served, shown
 from portside.engine.engine import EngineConfig, LocalBackend
+from portside.engine.graph import check_required
 from portside.errors import from_oserror
-from portside.oci.platform import host_platform
 from portside.wire.grpc.health import Health
 from portside.wire.grpc.reflection import reflection_methods
 from portside.wire.grpc.server import GrpcServer
@@ -37,9 +36,10 @@ class Host:
             *portside_methods(backend, places, backend.auto_remove, config.root, config.state),
             *self._health.methods(),
         ]
+        methods = served(methods, config.disabled_plugins)
         self._grpc = GrpcServer([*methods, *reflection_methods(methods)])
         self._ttrpc = TtrpcServer(forward_handlers(backend))
-        backend.plugins += [PluginStatus(GRPC, name, platforms=(host_platform(),)) for name in SERVICES]
+        backend.plugins += shown(SERVICES, config.disabled_plugins)
 
     @classmethod
     async def start(cls, config: DaemonConfig) -> Host:
@@ -50,7 +50,7 @@ class Host:
             config.socket,
             config.plugins,
             config.disabled_plugins,
-            config.required_plugins,
+            for_engine(config.required_plugins),
             config.timeouts,
             config.proxy_plugins,
             config.stream_processors,
@@ -63,6 +63,7 @@ class Host:
         host = cls(config, backend)
         try:
             await host._listen()
+            check_required(config.required_plugins, backend.plugins, config.disabled_plugins)
         except BaseException:
             await host.stop(0)
             raise

@@ -13,6 +13,7 @@ from portside.daemon.config import DaemonConfig
 from portside.daemon.host import Host
 from portside.daemon.logs import configure
 from portside.daemon.notify import notify
+from portside.errors import from_oserror
 from portside.version import __version__
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,10 @@ DRAIN = 5.0
 def serve(config: DaemonConfig) -> None:
     """Serve until SIGTERM or SIGINT; containers go on."""
     configure(config.debug.level)
+    for warning in config.warnings:
+        log.warning("%s", warning)
     _set_oom_score(config.oom_score)
+    _use_temporary_directory(config.temp)
     os.umask(0o027)
     if find_spec("uvloop") is None:
         asyncio.run(_serve(config))
@@ -60,6 +64,17 @@ def _calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
+
+
+def _use_temporary_directory(path: str) -> None:
+    """Ours and that of what we start: TMPDIR is inherited."""
+    if not path:
+        return
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise from_oserror(error, f"make temp {path}") from error
+    os.environ["TMPDIR"] = path
 
 
 def _set_oom_score(score: int) -> None:

@@ -33,12 +33,13 @@ def run(context: Context, values: dict[str, Any], arguments: list[str]) -> int:
 
     from portside.cli.options import UsageError
     from portside.daemon import config as configuration
+    from portside.engine.plugins import registered
     from portside.errors import FailedPrecondition
 
     if os.geteuid() != 0:
         raise FailedPrecondition("needs root: namespaces, mounts, control groups")
 
-    config = configuration.load(Path(values["config"]) if values["config"] else None)
+    config = configuration.load(Path(values["config"]) if values["config"] else None, registered())
     if values["log_level"]:
         if values["log_level"] not in configuration.LEVELS:
             raise UsageError(f"--log-level {values['log_level']}: want one of {', '.join(configuration.LEVELS)}")
