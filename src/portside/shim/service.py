@@ -9,8 +9,10 @@ Source: containerd's api/runtime/task/v2/shim.proto and v3/shim.proto.
 from __future__ import annotations
 
 from portside.errors import AlreadyExists, InvalidArgument, NotFound, PortsideError, Unimplemented
+from portside.shim import sandbox_service
 from portside.shim.frozen import NotQuiet
 from portside.shim.process import WaitAnswer
+from portside.shim.sandbox_service import SandboxService
 from portside.shim.shared import Shim
 from portside.shim.task import Task
 from portside.version import __version__
@@ -46,35 +48,41 @@ LATER: Final = LaterType()
 class TaskService:
     """The tasks of one shim, by container id. ``on_change`` is called after a task has come or gone."""
 
-    __slots__ = ("_creating", "_shim", "on_change", "on_shutdown", "tasks")
+    __slots__ = ("_creating", "_shim", "on_change", "on_shutdown", "sandbox", "tasks")
 
     def __init__(self, shim: Shim, on_change: Callable[[], None], on_shutdown: Callable[[], None]) -> None:
         self._shim = shim
         self._creating: set[str] = set()
         self.tasks: dict[str, Task] = {}
         """Those that are not deleted yet."""
+        self.sandbox = SandboxService(shim, self.tasks, on_shutdown)
         self.on_change = on_change
         self.on_shutdown = on_shutdown
 
     @property
     def idle(self) -> bool:
-        """Whether there is no task, nor one being made."""
-        return not self.tasks and not self._creating
+        """Whether there is no task, nor one being made, nor a sandbox."""
+        return not self.tasks and not self._creating and not self.sandbox.exists
 
     def freeze(self, ice: Freezing) -> Values:
         """See ``frozen.py``."""
         if self._creating:
             raise NotQuiet
-        return {"tasks": [task.freeze(ice) for task in self.tasks.values()]}
+        tasks = [task.freeze(ice) for task in self.tasks.values()]
+        return {"tasks": tasks, "sandbox": self.sandbox.freeze(ice)}
 
     def thaw(self, ice: Thawing, values: Values) -> None:
         """The tasks that were frozen."""
         for frozen in values["tasks"]:
             task = Task.thaw(self._shim, ice, frozen)
             self.tasks[task.id] = task
+        self.sandbox.thaw(ice, values["sandbox"])
 
     def handle(self, call: Call) -> None:
         """Answer ``call``, now or later; an error raised here is its answer."""
+        if call.service == sandbox_service.SERVICE:
+            self.sandbox.handle(call)
+            return
         types = METHODS.get(call.method) if call.service in SERVICES else None
         if types is None:
             raise Unimplemented(f"method {call.service[:200]}/{call.method[:200]} is not served here")
@@ -263,6 +271,7 @@ def prepare() -> None:
     for _method, request, response in METHODS.values():
         request.prepare()
         response.prepare()
+    sandbox_service.prepare()
     for table in (
         containerd_runc_v1.Options,
         google_protobuf.Empty,
