@@ -7,9 +7,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from portside.core.content import ContentInfo
+from portside.core.leases import Lease, Resource
 from portside.engine import gc
 from portside.engine.gc import Policy, Scheduler
 from portside.errors import InvalidArgument, ResourceExhausted
+from portside.metadata import content as contents
+from portside.metadata import gc as collections
+from portside.metadata.schema import IMAGES, LEASES, RESOURCES
+from portside.metadata.state import Effect
 from portside.snapshots.native import NativeDriver
 from tests.contracts.content import put
 from tests.contracts.local import LocalBackend
@@ -20,7 +25,7 @@ ROOT = {"containerd.io/gc.root": "now"}
 
 @pytest.fixture
 async def backend(tmp_path, monkeypatch):
-    monkeypatch.setattr(gc, "QUIET", 0.01)
+    monkeypatch.setattr(collections, "GRACE", 0.0)
     backend = LocalBackend(tmp_path, {"native": NativeDriver(tmp_path / "native")})
     yield backend
     await backend.close()
@@ -87,7 +92,7 @@ async def test_work_without_a_lease_is_left_alone(backend, started):
     await services.images.update(replace(IMAGE, labels={"c": "d"}))
     await services.containers.create(CONTAINER)
     await services.containers.update(replace(CONTAINER, labels={"c": "d"}))
-    assert scheduler._time_left() is None
+    assert scheduler._time_left() > 3600  # the ingest that became content would have expired in a day
     assert scheduler.last is first
     await services.containers.update(replace(CONTAINER, snapshot_key="other"), ["snapshot_key"])
     await until(lambda: scheduler.last is not first)
@@ -128,11 +133,11 @@ async def test_a_collection_that_fails_is_tried_again(backend, started, monkeypa
     collect = backend.metadata.collect
     failures = [ResourceExhausted("no space"), None]
 
-    async def failing():
+    async def failing(urgent):
         error = failures.pop(0) if failures else None
         if error:
             raise error
-        return await collect()
+        return await collect(urgent)
 
     monkeypatch.setattr(backend.metadata, "collect", failing)
     scheduler = started(Policy(startup_delay=0.0))
@@ -164,3 +169,146 @@ async def test_a_collection_that_fails_is_not_the_last(backend, started, monkeyp
     scheduler = started(Policy(startup_delay=0.0))
     await until(lambda: scheduler.last is not None)
     assert not failures and not scheduler.error
+
+
+async def test_what_is_young_and_held_by_nobody_is_spared_unless_somebody_waits(backend, started, monkeypatch):
+    """A client without leases writes a blob right after another's removal, and reads it."""
+    monkeypatch.setattr(collections, "GRACE", 3600.0)
+    services = backend.bind("ns")
+    scheduler = started(Policy(startup_delay=0.0))
+    await until(lambda: scheduler.last is not None)
+    first = scheduler.last
+    removed = await put(services.content, b"removed", "removed", ROOT)
+    young = await put(services.content, b"young", "young")
+    await services.snapshotter("native").prepare("young")
+    await services.content.delete(removed)
+    await until(lambda: scheduler.last is not first)
+    assert backend.blobs.size(removed) is None and backend.blobs.size(young)
+    assert await services.snapshotter("native").stat("young")
+    assert 3500 < scheduler._time_left() < 3601
+    await services.leases.create("lease")
+    await services.leases.delete("lease", sync=True)
+    assert backend.blobs.size(young) is None
+
+
+async def test_what_was_spared_goes_by_the_clock(backend, started, monkeypatch):
+    monkeypatch.setattr(collections, "GRACE", 0.3)
+    content = backend.bind("ns").content
+    young = await put(content)
+    scheduler = started(Policy(startup_delay=0.0))
+    await until(lambda: scheduler.last is not None)
+    assert backend.blobs.size(young)
+    await until(lambda: backend.blobs.size(young) is None)
+
+
+async def test_many_changes_bring_a_collection_though_nothing_was_removed(backend, started):
+    services = backend.bind("ns")
+    stray = await put(services.content, labels=ROOT)
+    scheduler = started(Policy(startup_delay=0.0, mutation_threshold=10))
+    await until(lambda: scheduler.last is not None)
+    first = scheduler.last
+    for number in range(9):
+        await services.leases.create(f"lease {number}")
+    assert scheduler._time_left() is None
+    await services.leases.create("the tenth")
+    assert scheduler._time_left() > 0
+    await until(lambda: scheduler.last is not first)
+    assert scheduler._time_left() is None and backend.blobs.size(stray)
+
+
+async def test_a_number_of_removals_brings_a_collection_at_once(backend, started):
+    """Not at the end of the interval, which is a second long before the first collection was measured."""
+    services = backend.bind("ns")
+    digests = [await put(services.content, bytes([number]), str(number), ROOT) for number in range(3)]
+    scheduler = started(Policy(startup_delay=0.0, deletion_threshold=2, pause_threshold=0.0))
+    await until(lambda: scheduler.last is not None)
+    first = scheduler.last
+    await services.content.delete(digests[0])
+    assert scheduler._time_left() > 0.1
+    await services.content.delete(digests[1])
+    assert scheduler._time_left() <= 0
+    await until(lambda: scheduler.last is not first)
+
+
+async def test_collections_take_no_more_than_their_part_of_the_time(backend, started):
+    scheduler = started(Policy(startup_delay=0.0, pause_threshold=0.5))
+    await until(lambda: scheduler.last is not None)
+    assert scheduler._interval == pytest.approx(0.005)
+    scheduler.ended(collections.Report(record_seconds=1.0))
+    assert scheduler._interval == pytest.approx((scheduler._spent) / 2)
+
+
+async def test_a_removal_with_sync_leaves_nothing_for_the_next_collection(backend, started):
+    services = backend.bind("ns")
+    scheduler = started(Policy(startup_delay=0.0, schedule_delay=0.01))
+    await until(lambda: scheduler.last is not None)
+    first = scheduler.last
+    await services.images.create(IMAGE)
+    await services.images.delete(IMAGE.name, sync=True)
+    assert scheduler.last is not first and scheduler._time_left() is None
+
+
+async def test_ingests_expire_while_nothing_else_happens(backend, started, monkeypatch):
+    monkeypatch.setattr(contents, "INGEST_LIFETIME_NS", 200_000_000)
+    scheduler = started(Policy(startup_delay=0.0))
+    await until(lambda: scheduler.last is not None)
+    await (await backend.bind("ns").content.writer("ref")).close()
+    assert backend.blobs.keys()
+    await until(lambda: not backend.blobs.keys())
+
+
+class StubbornDriver(NativeDriver):
+    """Fails to remove and to sweep while ``stuck``."""
+
+    stuck = True
+    attempts = 0
+
+    def remove(self, number):
+        self._fail("remove")
+        super().remove(number)
+
+    def sweep(self):
+        self._fail("sweep")
+        super().sweep()
+
+    def _fail(self, what):
+        if self.stuck:
+            StubbornDriver.attempts += 1
+            raise OSError(16, f"{what}: Device or resource busy")
+
+
+async def test_what_cannot_be_freed_is_tried_again_and_told_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(gc, "RETRY", 0.005)
+    caplog.set_level("INFO")
+    driver = StubbornDriver(tmp_path / "native")
+    backend = LocalBackend(tmp_path, {"native": driver})
+    services = backend.bind("ns")
+    digest = await put(services.content, labels=ROOT)
+    snapshots = services.snapshotter("native")
+    await snapshots.prepare("busy")
+    scheduler = Scheduler(backend.metadata, Policy(startup_delay=0.0))
+    scheduler.start()
+    await until(lambda: scheduler.last is not None)
+    await snapshots.remove("busy")
+    await services.content.delete(digest)
+    await until(lambda: backend.blobs.size(digest) is None)  # the one failure has stopped nothing
+    await until(lambda: StubbornDriver.attempts > 4)
+    assert len(driver.ids()) == 1
+    driver.stuck = False
+    await until(lambda: not driver.ids() and not backend.metadata.troubles.texts)
+    told = [record.message for record in caplog.records if "remove snapshot" in record.message]
+    assert len(told) == 2 and "no longer" in told[1]
+    await scheduler.close()
+    await backend.close()
+
+
+def test_what_counts_as_a_removal():
+    """Commit of a snapshot is none, nor is that of a blob, for which a lease changes what it holds."""
+    lease = ("ns", "lease")
+    ingest = Effect(RESOURCES, lease, "ingests\0ref", Resource("ingests", "ref"), None)
+    blob = Effect(RESOURCES, lease, "content\0x", None, Resource("content", "x"))
+    assert not gc.any_removal([ingest, blob])
+    assert gc.any_removal([Effect(RESOURCES, lease, "content\0x", Resource("content", "x"), None)])
+    assert gc.any_removal([Effect(LEASES, ("ns",), "lease", Lease("lease"), None)])
+    assert gc.any_removal([Effect(IMAGES, ("ns",), IMAGE.name, IMAGE, None)])
+    assert not gc.any_removal([Effect(IMAGES, ("ns",), IMAGE.name, None, IMAGE)])

@@ -12,7 +12,7 @@ from portside.core.content import ContentInfo
 from portside.core.images import Image
 from portside.core.leases import Resource
 from portside.errors import FailedPrecondition, NotFound
-from portside.metadata.gc import expiry
+from portside.metadata.references import expiry
 from portside.oci.descriptor import MANIFEST, Descriptor
 from portside.oci.digest import Digest
 from portside.snapshots.native import NativeDriver

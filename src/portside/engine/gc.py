@@ -1,13 +1,20 @@
-"""When to collect garbage: soon after something was removed, when something expires, and after a start.
+"""When to collect garbage: after a start, after removals and many changes, and when something expires.
 
-An idle engine does nothing; a busy one spends a bounded part of its time on it. How garbage is found is not known
-here (``metadata/gc.py``). The settings are those of containerd's ``io.containerd.gc.v1.scheduler``.
+As containerd's scheduler does it (``io.containerd.gc.v1.scheduler``): time after a collection is divided into
+intervals, so long that collections take no more than ``pause_threshold`` of it, a quarter of a second or more; at the
+end of an interval in which something was removed, or in which the changes reached ``mutation_threshold``, a collection
+comes. A client that waits for its removal has one at once. Beyond containerd: an engine that is idle sleeps, and wakes
+for what expires by the clock; what could not be freed is tried again, ever more seldom, and holds up nothing else; and
+what was made a moment ago is spared by collections that nobody waits for (``metadata/gc.GRACE``).
+
+How garbage is found is not known here (``metadata/gc.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,21 +22,25 @@ from typing import Any
 
 from portside.core.durations import parse_duration
 from portside.errors import InvalidArgument, PortsideError
-from portside.metadata.gc import Report, expiry
-from portside.metadata.schema import CONTAINERS, CONTENT, IMAGES, LEASES, MOUNTS, RESOURCES, SANDBOXES, SNAPSHOTS
+from portside.metadata.gc import Observer, Report
+from portside.metadata.references import KIND, expiry, labels_of
+from portside.metadata.schema import INGESTS, RESOURCES, SNAPSHOTS
 from portside.metadata.state import Effect
 from portside.metadata.store import Metadata
 
 log = logging.getLogger(__name__)
 
-QUIET = 0.3
-"""Seconds to wait after a removal, since more of them usually follow."""
-RETRY = 30.0
-"""Seconds after which a collection that failed, in whole or in part, is tried again."""
+RETRY = 1.0
+"""Seconds after which what could not be freed, or a collection that failed, is tried again; then twice that."""
+MAX_RETRY = 300.0
+_UNLIMITED = 1.0
+"""Length of an interval, in seconds, without a ``pause_threshold``."""
+_SHORTEST = 0.005
+"""What a collection is taken to last at least, in seconds, when the interval is calculated."""
 _MAX_SLEEP = 60.0
+"""Seconds after which the wall clock is looked at again, as it may be set."""
 
 _LABELS = "containerd.io/gc."
-_WATCHED = (CONTAINERS, CONTENT, IMAGES, LEASES, MOUNTS, RESOURCES, SANDBOXES, SNAPSHOTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +48,13 @@ class Policy:
     """The scheduler's settings; times in seconds."""
 
     pause_threshold: float = 0.02
-    """The part of its time that the engine may spend on collections, at most 0.5."""
+    """The part of its time that the engine may spend on collections, at most 0.5; 0: one a second at most."""
     deletion_threshold: int = 0
-    """Removals after which a collection does not wait for quiet; 0: they always do."""
+    """Removals after which a collection does not wait for the interval's end; 0: all wait."""
     mutation_threshold: int = 100
     """Changes of any kind after which a collection comes, even if nothing seems to have been removed; 0: never."""
     schedule_delay: float = 0.0
-    """An additional pause before each collection."""
+    """A pause before a collection that comes at once, since removals may come in bursts."""
     startup_delay: float = 0.1
     """When to collect first."""
 
@@ -63,7 +74,7 @@ class Policy:
         return cls(**values)
 
 
-class Scheduler:
+class Scheduler(Observer):
     """Runs collections of one ``Metadata``. ``start`` begins, ``close`` ends."""
 
     def __init__(self, metadata: Metadata, policy: Policy | None = None) -> None:
@@ -72,18 +83,24 @@ class Scheduler:
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._deletions = self._mutations = 0
-        self._since = 0.0  # when the first change after a collection came that calls for the next
+        self._called = 0.0  # when the first change came that calls for a collection
+        self._at_once = 0.0  # when to collect without waiting for the interval's end; 0: there is no hurry
         self._next_expiry_ns = 0
-        self._not_before = 0.0
+        self._retry_at, self._attempts = 0.0, 0
+        self._ended, self._interval = time.monotonic(), _UNLIMITED
+        self._spent, self._collections = 0.0, 0
         self._reconciled = False
         self.last: Report | None = None
         """The last collection's report."""
         self.error = ""
-        """Why the last collection failed, in whole or in part; empty if it did not."""
+        """Why the last collection failed; empty if it did not."""
 
     def start(self) -> None:
         """Begin; the first collection also looks for what a crash left behind."""
-        self._metadata.db.published.append(self._watch)
+        self._metadata.db.mutated.append(self._watch)
+        self._metadata.troubles.listeners.append(self._try_again_later)
+        self._metadata.collector.observer = self
+        self._metadata.collector.delay = self._policy.schedule_delay
         self._task = asyncio.get_running_loop().create_task(self._run(), name="garbage collection")
 
     async def close(self) -> None:
@@ -91,8 +108,33 @@ class Scheduler:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            self._metadata.db.published.remove(self._watch)
+            self._metadata.db.mutated.remove(self._watch)
+            self._metadata.troubles.listeners.remove(self._try_again_later)
+            self._metadata.collector.observer = Observer()
             self._task = None
+
+    def begun(self) -> None:
+        """Somebody's collection begins: what was counted so far is its business."""
+        self._deletions = self._mutations = 0
+        self._at_once, self._next_expiry_ns = 0.0, 0
+
+    def ended(self, report: Report) -> None:
+        """It has ended: the next interval begins."""
+        self.last, self.error = report, ""
+        self._spent += report.record_seconds
+        self._collections += 1
+        if self._policy.pause_threshold:
+            average = max(self._spent / self._collections, _SHORTEST)
+            self._interval = average / self._policy.pause_threshold - average
+        self._ended = time.monotonic()
+        self._expires(report.next_expiry_ns)
+        if not report.failures:
+            self._attempts, self._retry_at = 0, 0.0
+        self._changed.set()
+
+    def failed(self, error: BaseException) -> None:
+        """It has failed: what it should have seen is still to be collected."""
+        self._note_failure(error)
 
     async def _run(self) -> None:
         await asyncio.sleep(self._policy.startup_delay)
@@ -101,7 +143,7 @@ class Scheduler:
             self._changed.clear()
             wait = self._time_left()
             if wait is not None and wait <= 0:
-                await self._collect()
+                await self._act()
                 continue
             try:
                 async with asyncio.timeout(min(wait, _MAX_SLEEP) if wait is not None else None):
@@ -110,66 +152,101 @@ class Scheduler:
                 continue
 
     def _time_left(self) -> float | None:
-        """Seconds until the next collection; None if none is needed."""
-        policy, now = self._policy, time.monotonic()
-        waits = []
-        if self._deletions:
-            at_once = 0 < policy.deletion_threshold <= self._deletions
-            waits.append(0.0 if at_once else self._since + QUIET - now)
-        if 0 < policy.mutation_threshold <= self._mutations:
-            waits.append(self._since + QUIET - now)
+        """Seconds until something is to be done; None if nothing is."""
+        now = time.monotonic()
+        due = [self._collection_due(now), self._retry_at]
+        times = [moment for moment in due if moment]
+        return min(times) - now if times else None
+
+    def _collection_due(self, now: float) -> float:
+        """When the next collection is due (time.monotonic); 0 if none is."""
         if self.error:
-            waits.append(self._not_before - now)
+            return self._retry_at
+        if self._at_once:
+            return self._at_once
+        if self._is_called():
+            return self._interval_end()
         if self._next_expiry_ns:
-            waits.append((self._next_expiry_ns - time.time_ns()) / 1e9)
-        return max(min(waits), self._not_before - now) if waits else None
+            return max(now + (self._next_expiry_ns - time.time_ns()) / 1e9, self._ended + self._interval)
+        return 0.0
+
+    def _is_called(self) -> bool:
+        return bool(self._deletions) or 0 < self._policy.mutation_threshold <= self._mutations
+
+    def _interval_end(self) -> float:
+        """The end of the interval in which the first change came that calls for a collection."""
+        passed = max(self._called - self._ended, 0.0)
+        return self._ended + max(1, math.ceil(passed / self._interval)) * self._interval
+
+    async def _act(self) -> None:
+        """Collect, or only try again what could not be freed."""
+        now = time.monotonic()
+        if 0 < self._collection_due(now) <= now:
+            await self._collect()
+        else:
+            self._retry_at = 0.0
+            await self._metadata.free()
+            if not self._metadata.troubles.texts:
+                self._attempts = 0
 
     async def _collect(self) -> None:
-        await asyncio.sleep(self._policy.schedule_delay)
-        self._deletions = self._mutations = 0
-        self._since, self._next_expiry_ns = 0.0, 0
-        started = time.monotonic()
+        self._retry_at = 0.0
         try:
             if not self._reconciled:
                 await self._metadata.reconcile()
                 self._reconciled = True
-            self.last = await self._metadata.collect()
-            self.error = "; ".join(self.last.failures)
-            self._expires(self.last.next_expiry_ns)
-        except (PortsideError, OSError) as error:
-            self.error = str(error)
-            log.warning("garbage collection: %s", error)
-        except Exception as error:  # a defect, but without collections the disk fills up
-            self.error = f"{type(error).__name__}: {error}"
-            log.exception("garbage collection failed")
-        ended = time.monotonic()
-        pause = (ended - started) / self._policy.pause_threshold if self._policy.pause_threshold else 0.0
-        self._not_before = ended + (max(pause, RETRY) if self.error else min(pause, RETRY))
+            await self._metadata.collect(urgent=False)
+        except Exception as error:  # perhaps a defect, but without collections the disk fills up
+            if not self._retry_at:
+                self._note_failure(error)
 
-    def _watch(self, effects: Sequence[Effect]) -> None:
-        self._deletions += _removals(effects)
-        for effect in effects:
-            if effect.table not in _WATCHED:
-                continue
+    def _note_failure(self, error: BaseException) -> None:
+        expected = isinstance(error, PortsideError | OSError)
+        text = str(error) if expected else f"{type(error).__name__}: {error}"
+        if text != self.error:
+            log.warning("garbage collection: %s", text, exc_info=None if expected else error)
+        self.error = text
+        self._try_again_later()
+
+    def _try_again_later(self) -> None:
+        if not self._retry_at:
+            self._retry_at = time.monotonic() + min(RETRY * 2**self._attempts, MAX_RETRY)
+            self._attempts = min(self._attempts + 1, 16)
+            self._changed.set()
+
+    def _watch(self, mutations: Sequence[Sequence[Effect]]) -> None:
+        policy, now = self._policy, time.monotonic()
+        was_called, was_due = self._is_called(), self._collection_due(now)
+        for effects in mutations:
             self._mutations += 1
-            record = getattr(effect.new, "info", effect.new)
-            labels = getattr(record, "labels", None)
-            if labels:
-                self._expires(expiry(labels) or 0)
-        if not self._since and (self._deletions or self._mutations >= self._policy.mutation_threshold > 0):
-            self._since = time.monotonic()
-        self._changed.set()
+            self._deletions += any_removal(effects)
+            for effect in effects:
+                self._note_expiry(effect)
+        if self._is_called() and not was_called:
+            self._called = now
+        if 0 < policy.deletion_threshold <= self._deletions and not self._at_once:
+            self._at_once = now + policy.schedule_delay
+        due = self._collection_due(now)
+        if due and (due < was_due or not was_due):
+            self._changed.set()
+
+    def _note_expiry(self, effect: Effect) -> None:
+        if effect.new is None or effect.table not in KIND:
+            return
+        if effect.table is INGESTS:
+            self._expires(effect.new.expires_ns)
+        elif labels := labels_of(effect.new):
+            self._expires(expiry(labels) or 0)
 
     def _expires(self, end_ns: int) -> None:
         if end_ns > 0 and (not self._next_expiry_ns or end_ns < self._next_expiry_ns):
             self._next_expiry_ns = end_ns
 
 
-def _removals(effects: Sequence[Effect]) -> int:
-    """How many of ``effects`` may have left garbage: removals, and changes by which a reference went.
+def any_removal(effects: Sequence[Effect]) -> bool:
+    """Whether a function's changes may have left garbage: a removal, or a change by which a reference went.
 
-    No others: clients that know nothing of leases pull image by image and layer by layer, and count on it that a
-    collection seldom comes between. For them a snapshot that is committed is the same one with another name.
+    A snapshot that is committed is not one: it is the same with another name.
     """
     made = {(effect.scope, effect.new.number) for effect in effects if _is_made(effect)}
     renamed = {
@@ -177,19 +254,21 @@ def _removals(effects: Sequence[Effect]) -> int:
         for effect in effects
         if effect.table is SNAPSHOTS and effect.new is None and (effect.scope, effect.old.number) in made
     }
-    count = 0
-    for effect in effects:
-        if effect.table not in _WATCHED or effect.old is None:
-            continue
-        if effect.new is not None:
-            count += not _references(effect.old) <= _references(effect.new)
-        elif effect.table is SNAPSHOTS:
-            count += (effect.scope[0], f"snapshots/{effect.scope[1]}", effect.key) not in renamed
-        elif effect.table is RESOURCES:
-            count += (effect.scope[0], effect.old.type, effect.old.id) not in renamed
-        else:
-            count += 1
-    return count
+    return any(effect.old is not None and _is_removal(effect, renamed) for effect in effects)
+
+
+def _is_removal(effect: Effect, renamed: set[tuple[str, str, str]]) -> bool:
+    if effect.table is RESOURCES:
+        # A lease lets go of an ingest when it becomes content.
+        is_loss = effect.new is None and effect.old.type != "ingests"
+        return is_loss and (effect.scope[0], effect.old.type, effect.old.id) not in renamed
+    if effect.table not in KIND or effect.table is INGESTS:
+        return False
+    if effect.new is not None:
+        return not _references(effect.old) <= _references(effect.new)
+    if effect.table is SNAPSHOTS:
+        return (effect.scope[0], f"snapshots/{effect.scope[1]}", effect.key) not in renamed
+    return True
 
 
 def _is_made(effect: Effect) -> bool:
@@ -198,8 +277,7 @@ def _is_made(effect: Effect) -> bool:
 
 def _references(record: Any) -> set[tuple[str, str]]:
     """What a record keeps from being garbage, itself by a label included."""
-    labels: Mapping[str, str] = getattr(getattr(record, "info", record), "labels", {})
-    found = {pair for pair in labels.items() if pair[0].startswith(_LABELS)}
+    found = {pair for pair in labels_of(record).items() if pair[0].startswith(_LABELS)}
     if (target := getattr(record, "target", None)) is not None:
         found.add(("", target.digest))
     if key := getattr(record, "snapshot_key", ""):

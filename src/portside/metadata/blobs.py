@@ -91,7 +91,7 @@ class BlobKeeper:
     async def collect(self) -> list[str]:
         """Delete the bytes that nobody has any more; the failures, which are tried again the next time."""
         failures = []
-        doomed = sorted(self._doomed)
+        doomed = list(self._doomed)
         for start in range(0, len(doomed), _BATCH):
             failures += await self._collect_blobs(doomed[start : start + _BATCH])
         known = self._ingest_keys()
@@ -145,5 +145,4 @@ def _each(work: Callable[[T], None], items: Sequence[T]) -> dict[T, str]:
             work(item)
         except PortsideError as error:
             failed[item] = str(error)
-            log.warning("collection: %s", error)
     return failed

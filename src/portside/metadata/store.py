@@ -20,6 +20,7 @@ from portside.metadata.mounts import Mounts
 from portside.metadata.namespaces import Namespaces
 from portside.metadata.sandboxes import Sandboxes
 from portside.metadata.snapshots import SnapshotKeeper, Snapshots
+from portside.metadata.troubles import Troubles
 
 
 class Metadata:
@@ -44,7 +45,12 @@ class Metadata:
         self._snapshotters = {
             name: SnapshotKeeper(db, name, driver, self._background) for name, driver in drivers.items()
         }
-        self._collector = Collector(db, self._background, self._is_open, self._free)
+        self.collector = Collector(db, self._background, self._is_open, self._free)
+        self.troubles = Troubles()
+        """What collections could not free."""
+        for keeper in self._snapshotters.values():
+            if isinstance(keeper, SnapshotKeeper):
+                keeper.stumbled = self.troubles.wake
         self.namespaces = Namespaces(db)
         self.release_mounts: Callable[[Sequence[int]], Awaitable[list[str]]] | None = None
         """Undoes the activated mounts of these numbers, whose records a collection has removed; what it could not."""
@@ -90,16 +96,20 @@ class Metadata:
             raise InvalidArgument(f"snapshotter {name!r}: there is none of this name")
         return Snapshots(keeper, namespace, lease)
 
-    async def collect(self) -> Report:
-        """Remove all garbage: records, and what they stood for on disk."""
-        return await self._collector.collect()
+    async def collect(self, urgent: bool = True) -> Report:
+        """Remove all garbage: records, and what they stood for on disk; unless ``urgent`` the young is spared."""
+        return await self.collector.collect(urgent)
 
     async def reconcile(self) -> None:
         """After a start: find what a crash left on disk without a record, and remove it. Slow; in the background."""
         for keeper in self._snapshotters.values():
             keeper.reconcile()
         await self._blobs.reconcile()
-        await self._free(Report())
+        await self.free()
+
+    async def free(self) -> None:
+        """Try again what could not be freed; ``troubles`` tells what is left."""
+        await self._free(Report(), urgent=False)
 
     async def close(self) -> None:
         """Wait for what is under way."""
@@ -108,7 +118,7 @@ class Metadata:
     def _is_open(self, namespace: str, ref: str) -> bool:
         return (namespace, ref) in self._blobs.open_refs
 
-    async def _free(self, report: Report) -> list[str]:
+    async def _free(self, report: Report, urgent: bool) -> None:
         failures = []
         if self.release_mounts is not None:  # First, since they stand on snapshots.
             failures += await self.release_mounts(report.mounts)
@@ -117,4 +127,9 @@ class Metadata:
                 self._snapshotters[name].forget(numbers)
         for keeper in self._snapshotters.values():
             failures += await keeper.collect()
-        return failures + await self._blobs.collect()
+        failures += await self._blobs.collect()
+        for keeper in self._snapshotters.values():
+            if urgent and isinstance(keeper, SnapshotKeeper):
+                await keeper.swept()
+        report.failures = failures
+        self.troubles.update(failures)
