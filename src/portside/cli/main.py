@@ -34,6 +34,7 @@ VERBS = {
     "info": "Show the daemon and the machine",
     "version": "Show the versions of command and daemon",
     "daemon": "Run the daemon",
+    "config": "Print the daemon's configuration",
     "migrate": "Take over the root of a stopped containerd",
     "ctr": "containerd's own command, as far as we speak it",
 }
