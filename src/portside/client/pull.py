@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from portside.client.closure import MAX_DEPTH, add_labels, by_platform, child_labels
 from portside.client.fetch import fetch, fetch_document, ref_of
 from portside.client.flights import Flights, first_error
+from portside.client.hints import pull_hints
 from portside.client.leasing import leased
 from portside.client.progress import DONE, RESOLVED, RESOLVING, WAITING, Progress, ProgressCallback, ignore
 from portside.client.sources import Source
@@ -60,13 +61,15 @@ async def pull(
 ) -> Image:  # fmt: skip
     """Fetch, unpack and name an image.
 
-    NotFound if the registry has no such image or it has nothing for the platform; DataLoss for content that is not
-    what its digest says; errors of the registry as they come. Nothing becomes visible unless all went well.
+    NotFound if the registry has no such image or it has nothing for the platform; PermissionDenied if a verifier says
+    so; DataLoss for content that is not what its digest says; errors of the registry as they come. Nothing becomes
+    visible unless all went well.
     """
     chosen = options or PullOptions()
     progress(Progress(str(reference), RESOLVING))
     target = await source.resolve(reference)
     progress(Progress(str(reference), RESOLVED, 0, target.size))
+    await services.verify_image(chosen.name or str(reference), target)
     async with leased(services) as held:
         await fetch_tree(held, source, reference, target, chosen, progress=progress, flights=flights)
         image = await store_image(held, chosen.name or str(reference), target, chosen.labels)
@@ -174,14 +177,25 @@ class _Pull:
         """Blobs of one manifest, and its snapshots if it runs on a platform that is wanted."""
         for child in manifest.children():
             self._tell(child, ref_of(descriptor))
+        is_lazy = bool(self._unpacks) and all(self._services.is_foreign(name) for _, name in self._unpacks)
+        blobs: dict[Digest, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
-            blobs = {child.digest: group.create_task(self._blob(child)) for child in manifest.children()}
+
+            def begin(children: Sequence[Descriptor]) -> None:
+                for child in children:
+                    if child.digest not in blobs:
+                        blobs[child.digest] = group.create_task(self._blob(child))
 
             async def arrival(layer: Descriptor) -> None:
+                # One that a lazy snapshotter does not have makes it likely that it has none of those above.
+                begin(manifest.layers[manifest.layers.index(layer) :])
                 await asyncio.shield(blobs[layer.digest])
 
+            begin([manifest.config] if is_lazy else list(manifest.children()))
             if self._unpacks:
-                group.create_task(self._unpack(descriptor, manifest, arrival, blobs[manifest.config.digest]))
+                unpacking = self._unpack(descriptor, manifest, arrival, blobs[manifest.config.digest])
+                if not await group.create_task(unpacking):
+                    begin(manifest.layers)
 
     async def _blob(self, descriptor: Descriptor) -> None:
         async with self._slots:
@@ -189,17 +203,20 @@ class _Pull:
 
     async def _unpack(
         self, descriptor: Descriptor, manifest: Manifest, arrival: Arrival, config_blob: asyncio.Task[None]
-    ) -> None:
+    ) -> bool:
+        """False if there is nothing to unpack."""
         await asyncio.shield(config_blob)
         if descriptor.annotations.get("vnd.docker.reference.type") or not _is_image(manifest):
-            return
+            return False
         config = parse_config(await read_blob(self._services.content, manifest.config.digest))
         fitting = [name for platform, name in self._unpacks if platform.rank_of(config.platform) is not None]
         for snapshotter in dict.fromkeys(fitting):
             await unpack(
-                self._services, manifest, config, snapshotter,
-                arrival=arrival, progress=self._progress, flights=self._flights,
+                self._services, manifest, config, snapshotter, arrival=arrival,
+                hints=pull_hints(str(self._reference), descriptor, manifest),
+                progress=self._progress, flights=self._flights,
             )  # fmt: skip
+        return bool(fitting)
 
 
 def _is_image(manifest: Manifest) -> bool:

@@ -6,11 +6,13 @@ Works while layers still arrive: a layer is applied as soon as it and the snapsh
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from portside.client.closure import add_labels
 from portside.client.fetch import ref_of
 from portside.client.flights import Flights
+from portside.client.hints import Hints, no_hints
 from portside.client.leasing import hold
 from portside.client.progress import EXTRACTED, EXTRACTING, Progress, ProgressCallback, ignore
 from portside.core.labels import GC_REF_SNAPSHOT, SNAPSHOT_REF, UNCOMPRESSED
@@ -28,10 +30,12 @@ Arrival = Callable[[Descriptor], Awaitable[object]]
 
 async def unpack(
     services: Services, manifest: Manifest, config: ImageConfig, snapshotter: str = "", *,
-    arrival: Arrival | None = None, progress: ProgressCallback = ignore, flights: Flights | None = None,
+    arrival: Arrival | None = None, hints: Hints = no_hints, progress: ProgressCallback = ignore,
+    flights: Flights | None = None,
 ) -> Digest:  # fmt: skip
     """Make the snapshots of all layers; the chain ID of the last, which containers use as parent.
 
+    A snapshotter that somebody else serves is asked with ``hints`` whether it has a layer before ``arrival`` is.
     DataLoss if a layer is not what the configuration says. What was made stays held by the lease of ``services``
     and, from the end on, by the configuration's label.
     """
@@ -49,12 +53,13 @@ async def unpack(
         parent, chain = chain, chain_id(list(config.diff_ids[: number + 1]))
         if await _exists(store, chain):
             continue
-        if arrival is not None:
+        asks_first = services.is_foreign(name)
+        if arrival is not None and not asks_first:
             await arrival(layer)
         async with locks.one(f"{services.namespace} {name} {chain}"):
             if not await _exists(store, chain):
-                progress(Progress(ref_of(layer), EXTRACTING, 0, layer.size))
-                await _apply(services, store, layer, config.diff_ids[number], parent, chain)
+                step = _Step(layer, config.diff_ids[number], parent, chain, dict(hints(layer)), progress)
+                await step.run(services, store, arrival if asks_first else None)
         progress(Progress(ref_of(layer), EXTRACTED, layer.size, layer.size))
     await hold(services, f"snapshots/{name}", chain)
     await add_labels(services, manifest.config.digest, {f"{GC_REF_SNAPSHOT}{name}": chain})
@@ -75,28 +80,41 @@ async def _exists(store: Snapshotter, key: str) -> bool:
     return True
 
 
-async def _apply(
-    services: Services, store: Snapshotter, layer: Descriptor, diff_id: Digest, parent: str, chain: Digest
-) -> None:
-    labels = {SNAPSHOT_REF: str(chain)}
-    key = f"extract-{os.urandom(8).hex()} {chain}"
-    try:
-        mounts = await store.prepare(key, parent, labels)
-    except AlreadyExists:
-        # A remote snapshotter knows the chain without our unpacking it.
-        await store.stat(chain)
-        return
-    try:
-        applied = await _unpacked(services, layer, mounts)
-        if applied.digest != diff_id:
-            raise DataLoss(f"layer {layer.digest}: unpacks to {applied.digest}, the image says {diff_id}")
-        await store.commit(chain, key, labels)
-    except AlreadyExists:
-        await _remove(store, key)
-    except BaseException:
-        await _remove(store, key)
-        raise
-    await add_labels(services, layer.digest, {UNCOMPRESSED: str(diff_id)})
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One layer, and where it belongs."""
+
+    layer: Descriptor
+    diff_id: Digest
+    parent: str
+    chain: Digest
+    hints: Mapping[str, str]
+    progress: ProgressCallback
+
+    async def run(self, services: Services, store: Snapshotter, arrival: Arrival | None) -> None:
+        """Make the snapshot, unless a lazy snapshotter has it already."""
+        labels = {**self.hints, SNAPSHOT_REF: str(self.chain)}
+        key = f"extract-{os.urandom(8).hex()} {self.chain}"
+        try:
+            mounts = await store.prepare(key, self.parent, labels)
+        except AlreadyExists:
+            # A lazy snapshotter knows the chain without our unpacking it.
+            await store.stat(self.chain)
+            return
+        try:
+            if arrival is not None:
+                await arrival(self.layer)
+            self.progress(Progress(ref_of(self.layer), EXTRACTING, 0, self.layer.size))
+            applied = await _unpacked(services, self.layer, mounts)
+            if applied.digest != self.diff_id:
+                raise DataLoss(f"layer {self.layer.digest}: unpacks to {applied.digest}, the image says {self.diff_id}")
+            await store.commit(self.chain, key, labels)
+        except AlreadyExists:
+            await _remove(store, key)
+        except BaseException:
+            await _remove(store, key)
+            raise
+        await add_labels(services, self.layer.digest, {UNCOMPRESSED: str(self.diff_id)})
 
 
 async def _unpacked(services: Services, layer: Descriptor, mounts: Sequence[Mount]) -> Descriptor:

@@ -17,9 +17,14 @@ DIFFER = "io.containerd.differ.v1"
 EVENT = "io.containerd.event.v1"
 GC = "io.containerd.gc.v1"
 GRPC = "io.containerd.grpc.v1"
+IMAGE_VERIFIER = "io.containerd.image-verifier.v1"
 LEASE = "io.containerd.lease.v1"
 METADATA = "io.containerd.metadata.v1"
+MOUNT_HANDLER = "io.containerd.mount-handler.v1"
+MOUNT_MANAGER = "io.containerd.mount-manager.v1"
 RUNTIME = "io.containerd.runtime.v2"
+SANDBOX_CONTROLLER = "io.containerd.sandbox.controller.v1"
+SANDBOX_STORE = "io.containerd.sandbox.store.v1"
 SHIM = "io.containerd.shim.v1"
 SNAPSHOTTER = "io.containerd.snapshotter.v1"
 VERBS = "io.portside.verbs.v1"
@@ -28,7 +33,7 @@ VERBS = "io.portside.verbs.v1"
 Settings: TypeAlias = type[Any]
 """A dataclass."""
 
-CONTAINERD_NAMES = {f"{METADATA}.bolt": f"{METADATA}.sqlite"}
+CONTAINERD_NAMES = {f"{METADATA}.bolt": f"{METADATA}.sqlite", f"{MOUNT_MANAGER}.bolt": f"{MOUNT_MANAGER}.sqlite"}
 """Plugins of ours that do the work of one of containerd's that has another name."""
 
 

@@ -15,9 +15,12 @@ from portside.core.events import EventService
 from portside.core.images import ImageStore
 from portside.core.introspection import Introspection
 from portside.core.leases import LeaseManager
+from portside.core.mounts import MountManager
 from portside.core.namespaces import NamespaceStore
+from portside.core.sandboxes import SandboxController, SandboxStore
 from portside.core.snapshots import Snapshotter
 from portside.core.tasks import TaskService
+from portside.oci.descriptor import Descriptor
 
 
 class Services(Protocol):
@@ -73,12 +76,34 @@ class Services(Protocol):
         ...
 
     @property
+    def mounts(self) -> MountManager:
+        """Activated mounts."""
+        ...
+
+    @property
+    def sandboxes(self) -> SandboxStore:
+        """Records of sandboxes."""
+        ...
+
+    def sandbox_controller(self, name: str) -> SandboxController:
+        """What makes sandboxes run, by name; NotFound if there is none of that name."""
+        ...
+
+    @property
     def default_snapshotter(self) -> str:
         """The name that an empty one stands for, as records need it."""
         ...
 
     def snapshotter(self, name: str = "") -> Snapshotter:
         """By name; empty is the namespace's default. InvalidArgument if there is none of that name."""
+        ...
+
+    def is_foreign(self, snapshotter: str = "") -> bool:
+        """Whether somebody else serves that snapshotter (a proxy plugin): it may have layers that are not here."""
+        ...
+
+    async def verify_image(self, name: str, target: Descriptor) -> None:
+        """Ask whether the image may be pulled; PermissionDenied with the reason if not. Nobody to ask: it may."""
         ...
 
 

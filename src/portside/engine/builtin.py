@@ -12,6 +12,7 @@ from portside.core.plugin import (
     DIFFER,
     EVENT,
     GC,
+    IMAGE_VERIFIER,
     LEASE,
     METADATA,
     RUNTIME,
@@ -76,6 +77,7 @@ PLUGINS = (
     Plugin(LEASE, "manager", _present, requires=(METADATA,)),
     Plugin(GC, "scheduler", _present, requires=(METADATA,)),
     Plugin(DIFFER, "walking", _present, requires=(METADATA,)),
+    Plugin(IMAGE_VERIFIER, "bindir", _present),
     Plugin(RUNTIME, "task", _present, requires=(METADATA, EVENT)),
     Plugin(
         CONTAINER_MONITOR,

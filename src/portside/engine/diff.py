@@ -17,8 +17,10 @@ from portside.core.anymessage import AnyMessage
 from portside.core.content import ContentInfo, ContentReader, ContentStore, ContentWriter
 from portside.core.labels import UNCOMPRESSED
 from portside.core.mount import Mount
+from portside.core.settings import StreamProcessor
 from portside.core.work import in_thread
 from portside.engine.directories import OpenTarget, open_stack, open_target
+from portside.engine.stream_processors import Step, chain_for, processed
 from portside.errors import AlreadyExists, InvalidArgument, PortsideError, from_oserror
 from portside.layers.compression import compression_of
 from portside.layers.workers import Applied, Compared, apply_layer, compare_trees
@@ -42,8 +44,9 @@ def _bound() -> asyncio.Semaphore:
 class LocalDiff:
     """DiffService of one namespace, whose store is ``content``; costs nothing to make."""
 
-    def __init__(self, content: ContentStore) -> None:
+    def __init__(self, content: ContentStore, processors: Mapping[str, StreamProcessor] | None = None) -> None:
         self._content = content
+        self._processors = processors or {}
 
     async def apply(
         self, layer: Descriptor, mounts: Sequence[Mount],
@@ -56,11 +59,11 @@ class LocalDiff:
         """
         step = f"apply layer {layer.digest}"
         with _naming(step):
-            compression_of(layer.media_type)
+            chain = chain_for(layer.media_type, self._processors)
             async with open_target(mounts) as target:
                 reader = await self._content.open(layer.digest)
                 try:
-                    applied = await _apply(layer, target, reader)
+                    applied = await _apply(layer, target, reader, chain, payloads or {})
                 finally:
                     await reader.close()
                 if sync_fs:
@@ -119,10 +122,14 @@ def _naming(step: str) -> Iterator[None]:
         raise type(error)(f"{step}: {error}") from error
 
 
-async def _apply(layer: Descriptor, target: OpenTarget, reader: ContentReader) -> Applied:
-    async with _bound(), _descriptor_of(reader) as blob:
+async def _apply(
+    layer: Descriptor, target: OpenTarget, reader: ContentReader, chain: Sequence[Step],
+    payloads: Mapping[str, AnyMessage],
+) -> Applied:  # fmt: skip
+    media_type = chain[-1].processor.returns if chain else layer.media_type
+    async with _bound(), _descriptor_of(reader) as blob, processed(blob, layer.size, chain, payloads) as stream:
         return await apply_layer(
-            str(layer.digest), layer.media_type, blob, target.root,
+            str(layer.digest), media_type, stream, target.root,
             lowers=target.lowers, whiteouts=target.whiteouts, devices=not in_user_namespace(),
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ from typing import Any
 from portside.core.durations import parse_duration
 from portside.core.introspection import PluginStatus
 from portside.core.labels import check_identifier
-from portside.core.plugin import CONTAINER_MONITOR, EVENT, GC, METADATA, SNAPSHOTTER, VERBS
+from portside.core.plugin import CONTAINER_MONITOR, DIFFER, EVENT, GC, IMAGE_VERIFIER, METADATA, SNAPSHOTTER, VERBS
 from portside.core.settings import ImageVerifiers, ProxyPlugin, StreamProcessor
 from portside.core.tasks import TaskService
 from portside.engine.autoremove import AutoRemove
@@ -28,8 +28,10 @@ from portside.engine.events import Exchange
 from portside.engine.gc import Policy, Scheduler
 from portside.engine.graph import PluginGraph
 from portside.engine.introspection import LocalIntrospection
+from portside.engine.outside import DIFF_SERVICE, Outside, differ_order
 from portside.engine.ownership import RootLock
 from portside.engine.plugins import registered
+from portside.engine.proxies import Proxies
 from portside.engine.restart import INTERVAL, RestartMonitor
 from portside.engine.services import LocalServices
 from portside.engine.tasks import TaskManager
@@ -62,8 +64,8 @@ class EngineConfig:
 class LocalBackend:
     """core/services.Backend over the local implementations. ``open`` makes one, ``close`` ends it."""
 
-    def __init__(self, config: EngineConfig, lock: RootLock, graph: PluginGraph) -> None:
-        self._config, self._lock, self._graph = config, lock, graph
+    def __init__(self, config: EngineConfig, lock: RootLock, graph: PluginGraph, proxies: Proxies) -> None:
+        self._config, self._lock, self._graph, self._proxies = config, lock, graph, proxies
         self._metadata: Metadata = graph.get(METADATA)
         self._exchange: Exchange = graph.get(EVENT)
         self._supervisor = Supervisor(str(config.state), str(config.root), self._exchange.forward)
@@ -76,6 +78,12 @@ class LocalBackend:
         self.plugins: list[PluginStatus] = list(graph.status)
         """What introspection shows; a door adds its own."""
         self.introspection = LocalIntrospection(self._metadata.uuid, self.plugins)
+        self._outside = Outside(
+            config.image_verifiers if graph.all(IMAGE_VERIFIER) else None,
+            config.stream_processors,
+            proxies.differs(graph),
+            differ_order(config.plugins.get(DIFF_SERVICE, {}), graph.all(DIFFER)),
+        )
         self.auto_remove = AutoRemove()
         self.restarts: RestartMonitor | None = None
         """None where the plugin is disabled."""
@@ -94,8 +102,9 @@ class LocalBackend:
         lock = RootLock(config.root, config.address)
         graph = PluginGraph(config.root, config.state, config.plugins)
         try:
-            graph.build(registered(), config.disabled_plugins, config.required_plugins)
-            backend = cls(config, lock, graph)
+            proxies = Proxies(config.proxy_plugins, config.timeouts)
+            graph.build([*registered(), *proxies.plugins], config.disabled_plugins, config.required_plugins)
+            backend = cls(config, lock, graph, proxies)
         except BaseException:
             for metadata in graph.all(METADATA).values():
                 await metadata.db.close()
@@ -132,11 +141,14 @@ class LocalBackend:
     def bind(self, namespace: str, lease: str = "") -> LocalServices:
         """The services of ``namespace``; InvalidArgument if the name is not allowed."""
         check_identifier(namespace, "namespace")
-        return LocalServices(namespace, lease, self._metadata, self._exchange, self._task_service)
+        return LocalServices(namespace, lease, self._metadata, self._exchange, self._task_service, self._outside)
 
     def snapshotters(self) -> Mapping[str, str]:
         """Name and root of each."""
-        return {name: str(self._config.root / f"{SNAPSHOTTER}.{name}") for name in self._graph.all(SNAPSHOTTER)}
+        return {
+            name: "" if self._metadata.is_foreign(name) else str(self._config.root / f"{SNAPSHOTTER}.{name}")
+            for name in self._graph.all(SNAPSHOTTER)
+        }
 
     async def close(self) -> None:
         """Stop watching and collecting, let go of the shims, close the database, release the root."""
@@ -149,6 +161,7 @@ class LocalBackend:
         await self._collector.close()
         await self._backups.close()
         await self._supervisor.close()
+        await self._proxies.close()  # before the metadata, which waits for calls that are under way
         await self._metadata.close()
         await self._metadata.db.close()
         self._lock.close()

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from portside.core.content import ContentStore
+from portside.core.diff import DiffService
 from portside.core.labels import DEFAULT_SNAPSHOTTER
 from portside.core.leases import LeaseManager
 from portside.core.tasks import TaskService
-from portside.engine.diff import LocalDiff
 from portside.engine.events import Events, Exchange
+from portside.engine.outside import Outside
 from portside.metadata.containers import Containers
 from portside.metadata.images import Images
 from portside.metadata.schema import NAMESPACES
 from portside.metadata.snapshots import Snapshots
 from portside.metadata.store import Metadata
+from portside.oci.descriptor import Descriptor
 
 PREFERRED = ("overlayfs", "native")
 """Which snapshotter a namespace without a label for it uses: the first of these that came up."""
@@ -23,17 +25,19 @@ PREFERRED = ("overlayfs", "native")
 class LocalServices:
     """Made by ``LocalBackend.bind``; cheap, so one is made for each call."""
 
-    __slots__ = ("_exchange", "_metadata", "_tasks", "lease", "namespace")
+    __slots__ = ("_exchange", "_metadata", "_outside", "_tasks", "lease", "namespace")
 
     def __init__(
-        self, namespace: str, lease: str, metadata: Metadata, exchange: Exchange, tasks: Callable[[str], TaskService]
-    ) -> None:
+        self, namespace: str, lease: str, metadata: Metadata, exchange: Exchange, tasks: Callable[[str], TaskService],
+        outside: Outside | None = None,
+    ) -> None:  # fmt: skip
         self.namespace, self.lease = namespace, lease
         self._metadata, self._exchange, self._tasks = metadata, exchange, tasks
+        self._outside = outside or Outside()
 
     def with_lease(self, lease: str) -> LocalServices:
         """The same, everything made held by ``lease``."""
-        return LocalServices(self.namespace, lease, self._metadata, self._exchange, self._tasks)
+        return LocalServices(self.namespace, lease, self._metadata, self._exchange, self._tasks, self._outside)
 
     @property
     def content(self) -> ContentStore:
@@ -66,9 +70,9 @@ class LocalServices:
         return self._tasks(self.namespace)
 
     @property
-    def diff(self) -> LocalDiff:
+    def diff(self) -> DiffService:
         """Layers to snapshots and back."""
-        return LocalDiff(self.content)
+        return self._outside.diff(self.namespace, self.content)
 
     @property
     def default_snapshotter(self) -> str:
@@ -80,3 +84,11 @@ class LocalServices:
     def snapshotter(self, name: str = "") -> Snapshots:
         """By name; empty is the default."""
         return self._metadata.snapshotter(self.namespace, name or self.default_snapshotter, self.lease)
+
+    def is_foreign(self, snapshotter: str = "") -> bool:
+        """Whether it is a proxy plugin."""
+        return self._metadata.is_foreign(snapshotter or self.default_snapshotter)
+
+    async def verify_image(self, name: str, target: Descriptor) -> None:
+        """Ask the engine's verifiers."""
+        await self._outside.verify(name, target)

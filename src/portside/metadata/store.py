@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from portside.content.blobs import BlobStore
+from portside.core.foreign import ForeignSnapshotter
 from portside.core.snapshots import SnapshotDriver
 from portside.errors import InvalidArgument
 from portside.metadata.background import Background
@@ -13,6 +14,7 @@ from portside.metadata.blobs import BlobKeeper
 from portside.metadata.containers import Containers
 from portside.metadata.content import Content
 from portside.metadata.database import Database
+from portside.metadata.foreign import ForeignKeeper, ForeignSnapshots
 from portside.metadata.gc import Collector, Report
 from portside.metadata.images import Images
 from portside.metadata.leases import Leases
@@ -34,7 +36,7 @@ class Metadata:
         self,
         db: Database,
         blobs: BlobStore,
-        drivers: Mapping[str, SnapshotDriver],
+        drivers: Mapping[str, SnapshotDriver | ForeignSnapshotter],
         emit: Callable[[str, str, str, Mapping[str, Any]], None] | None = None,
     ) -> None:
         self.db = db
@@ -42,8 +44,11 @@ class Metadata:
             db.emit = emit
         self._background = Background()
         self._blobs = BlobKeeper(db, blobs, self._background)
-        self._snapshotters = {
-            name: SnapshotKeeper(db, name, driver, self._background) for name, driver in drivers.items()
+        self._snapshotters: dict[str, SnapshotKeeper | ForeignKeeper] = {
+            name: ForeignKeeper(db, driver, self._background)
+            if isinstance(driver, ForeignSnapshotter)
+            else SnapshotKeeper(db, name, driver, self._background)
+            for name, driver in drivers.items()
         }
         self.collector = Collector(db, self._background, self._is_open, self._free)
         self.troubles = Troubles()
@@ -94,7 +99,13 @@ class Metadata:
         keeper = self._snapshotters.get(name)
         if keeper is None:
             raise InvalidArgument(f"snapshotter {name!r}: there is none of this name")
+        if isinstance(keeper, ForeignKeeper):
+            return ForeignSnapshots(keeper, namespace, lease)
         return Snapshots(keeper, namespace, lease)
+
+    def is_foreign(self, name: str) -> bool:
+        """Whether somebody else serves the snapshotter ``name``."""
+        return isinstance(self._snapshotters.get(name), ForeignKeeper)
 
     async def collect(self, urgent: bool = True) -> Report:
         """Remove all garbage: records, and what they stood for on disk; unless ``urgent`` the young is spared."""

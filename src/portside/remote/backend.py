@@ -7,6 +7,7 @@ from types import TracebackType
 
 from portside.core.introspection import PluginStatus
 from portside.core.labels import check_identifier
+from portside.oci.descriptor import Descriptor
 from portside.remote.containers import RemoteContainers
 from portside.remote.content import RemoteContent
 from portside.remote.diff import RemoteDiff
@@ -38,6 +39,7 @@ class RemoteBackend:
         self._namespaces = RemoteNamespaces(self.channel)
         self._introspection = RemoteIntrospection(self.channel)
         self._snapshotters: dict[str, str] = {}
+        self._foreign: set[str] = set()
 
     @classmethod
     async def connect(cls, address: str) -> RemoteBackend:
@@ -49,6 +51,7 @@ class RemoteBackend:
             await backend.close()
             raise
         backend._snapshotters = {plugin.id: plugin.exports.get("root", "") for plugin in plugins if _works(plugin)}
+        backend._foreign = {plugin.id for plugin in plugins if "address" in plugin.exports}
         return backend
 
     @property
@@ -68,6 +71,10 @@ class RemoteBackend:
     def snapshotters(self) -> Mapping[str, str]:
         """Those that worked when we connected, with their roots."""
         return self._snapshotters
+
+    def is_foreign(self, snapshotter: str) -> bool:
+        """Whether it is a proxy plugin of the server, as far as was known when we connected."""
+        return snapshotter in self._foreign
 
     @property
     def default_snapshotter(self) -> str:
@@ -153,6 +160,13 @@ class RemoteServices:
     def snapshotter(self, name: str = "") -> RemoteSnapshotter:
         """By name. One that the server does not have is told by its first call."""
         return RemoteSnapshotter(self._backend.channel, self._namespace, self._lease, name or self.default_snapshotter)
+
+    def is_foreign(self, snapshotter: str = "") -> bool:
+        """Whether it is a proxy plugin of the server."""
+        return self._backend.is_foreign(snapshotter or self.default_snapshotter)
+
+    async def verify_image(self, name: str, target: Descriptor) -> None:
+        """Nobody is asked: a server's verifiers are for what the server pulls."""
 
 
 def _works(plugin: PluginStatus) -> bool:

@@ -1,0 +1,93 @@
+"""Proxy plugins: parts of the engine that somebody else serves on a socket (containerd's ``[proxy_plugins]``).
+
+A peer that is not there when the engine opens is no error: it is connected to with the first call, and again after
+each time it was gone. What is asked of it ends in time (``bounded``), with Unavailable or DeadlineExceeded.
+
+What does not belong here: the records of what is made in a foreign snapshotter (``metadata/foreign.py``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from portside.core.diff import DiffService
+from portside.core.foreign import ForeignSnapshotter
+from portside.core.plugin import CONTENT, DIFFER, METADATA, SNAPSHOTTER, Init, Plugin
+from portside.core.settings import ProxyPlugin
+from portside.core.snapshots import Snapshotter
+from portside.engine.bounded import BoundedDiff, BoundedSnapshotter, Limits, Peer
+from portside.engine.graph import PluginGraph
+from portside.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from portside.wire.grpc.client import Channel
+
+log = logging.getLogger(__name__)
+
+ADDRESS = "address"
+"""The export by which a plugin is known to be a proxy, as in containerd."""
+_TYPES = {"snapshot": SNAPSHOTTER, "content": CONTENT, "diff": DIFFER}
+
+
+class Proxies:
+    """The proxy plugins of one engine: their rows for the registry, and the connections, which ``close`` drops."""
+
+    def __init__(self, settings: Mapping[str, ProxyPlugin], timeouts: Mapping[str, float]) -> None:
+        self._limits = Limits.from_timeouts(timeouts)
+        self._channels: dict[str, Channel] = {}
+        self.plugins = [row for id, proxy in settings.items() if (row := self._row(id, proxy)) is not None]
+        """In the order of the configuration."""
+
+    def differs(self, graph: PluginGraph) -> Mapping[str, Callable[[str], DiffService]]:
+        """Those of them that are differs and came up, by id, each for a namespace."""
+        return {plugin.id: graph.all(DIFFER)[plugin.id] for plugin in self.plugins if plugin.id in graph.all(DIFFER)}
+
+    async def close(self) -> None:
+        """Drop the connections: calls in progress end with Unavailable, so do those that come."""
+        for channel in self._channels.values():
+            await channel.close()
+
+    def _row(self, id: str, proxy: ProxyPlugin) -> Plugin | None:
+        kinds: dict[str, Callable[[str, ProxyPlugin, Init], Any]] = {
+            SNAPSHOTTER: self._snapshotter, DIFFER: self._differ,
+        }  # fmt: skip
+        type = _TYPES.get(proxy.type, proxy.type)
+        if type not in kinds:
+            log.warning("proxy plugin %s: there are none of type %r", id, proxy.type)
+            return None
+        make, exports = kinds[type], {**proxy.exports, ADDRESS: proxy.address}
+        return Plugin(
+            type, id, lambda init: make(id, proxy, init),
+            requires=(METADATA,) if type == DIFFER else (),
+            exports=lambda init: exports, capabilities=tuple(proxy.capabilities),
+        )  # fmt: skip
+
+    def _snapshotter(self, id: str, proxy: ProxyPlugin, init: Init) -> ForeignSnapshotter:
+        channel, peer = self._channel(id, proxy), self._peer("snapshotter", id, proxy)
+        from portside.remote.snapshots import RemoteSnapshotter
+
+        def bind(namespace: str) -> Snapshotter:
+            return BoundedSnapshotter(RemoteSnapshotter(channel, namespace, "", id), peer)
+
+        return ForeignSnapshotter(id, bind)
+
+    def _differ(self, id: str, proxy: ProxyPlugin, init: Init) -> Callable[[str], BoundedDiff]:
+        channel, peer = self._channel(id, proxy), self._peer("differ", id, proxy)
+        from portside.remote.diff import RemoteDiff
+
+        return lambda namespace: BoundedDiff(RemoteDiff(channel, namespace, ""), peer)
+
+    def _peer(self, what: str, id: str, proxy: ProxyPlugin) -> Peer:
+        return Peer(f"{what} {id} at {proxy.address}", self._limits)
+
+    def _channel(self, id: str, proxy: ProxyPlugin) -> Channel:
+        """One for each address: several plugins of one peer share it."""
+        from portside.wire.grpc.client import Channel
+
+        if not proxy.address:
+            raise InvalidArgument(f"proxy plugin {id}: no address")
+        if proxy.address not in self._channels:
+            self._channels[proxy.address] = Channel(proxy.address)
+        return self._channels[proxy.address]
