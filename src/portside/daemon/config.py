@@ -220,14 +220,15 @@ def parse(document: Mapping[str, Any]) -> DaemonConfig:
 def without_effect(source: Source, plugins: Sequence[Plugin]) -> Iterator[str]:
     """What a file says and nobody hears, a sentence each: unknown keys, and tables of plugins that are not there."""
     for key in unknown(_Document, source.document):
-        yield f"{key}: unknown key, no effect" + (_HINT if source.version == NEWEST and _moved(key) else "")
+        place = _MOVED_TO.get(key)
+        yield f"{key}: unknown key, no effect" + (f"; version {NEWEST} has it in {place}" if place else "")
     for key, table in (("cgroup", "path"), ("debug", "log_trace_id")):
         if source.document.get(key, {}).get(table):
             yield f"{key}.{table}: not supported, no effect"
     for name in source.document.get("timeouts", {}):
         if name not in TIMEOUTS:
             yield f"timeouts.'{name}': unknown key, no effect"
-    known = {plugin.uri: plugin.config for plugin in plugins}
+    known = {plugin.uri: plugin.config for plugin in plugins} | {VERIFIERS: ImageVerifiers}
     absent = []
     for name, table in source.document.get("plugins", {}).items():
         uri = canonical(name)
@@ -246,11 +247,7 @@ def without_effect(source: Source, plugins: Sequence[Plugin]) -> Iterator[str]:
 
 
 _SERVER_KEYS = {plugin: {name for _, _, other, name in MOVED if other == plugin} for _, _, plugin, _ in MOVED}
-_HINT = f"; version 4 has it in plugins.'{SERVER}…'"
-
-
-def _moved(key: str) -> bool:
-    return any(key == f"{table}.{name}" for table, name, *_ in MOVED)
+_MOVED_TO = {f"{table}.{key}": f"plugins.'{plugin}'.{name}" for table, key, plugin, name in MOVED}
 
 
 def _choice(key: str, value: str, allowed: Sequence[str]) -> str:

@@ -110,10 +110,13 @@ def _text(path: Path) -> str:
     try:
         # Not blocking: a fifo must not hold up the start; it is refused below like everything that is no file.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise InvalidArgument("is not a file")
-            data = file.read(MAX_BYTES + 1)
+            with open(fd, "rb", closefd=False) as file:
+                data = file.read(MAX_BYTES + 1)
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         raise NotFound(f"configuration {path}: no such file") from None
     except PermissionError as error:

@@ -155,10 +155,10 @@ def _split_cri(plugins: dict[str, Any]) -> None:
     images, runtime = plugins.setdefault(_CRI_IMAGES, {}), plugins.setdefault(_CRI_RUNTIME, {})
     if "sandbox_image" in old:
         images.setdefault("pinned_images", {}).setdefault("sandbox", old.pop("sandbox_image"))
-    for key in _CRI_IMAGE_KEYS & old.keys():
+    for key in sorted(_CRI_IMAGE_KEYS & old.keys()):
         images.setdefault(key, old.pop(key))
     containerd = _subtable(old, "containerd") or {}
-    for key in _CRI_SNAPSHOT_KEYS & containerd.keys():
+    for key in sorted(_CRI_SNAPSHOT_KEYS & containerd.keys()):
         images.setdefault(key, containerd.pop(key))
     for settings in _runtimes(containerd):
         if "sandbox_mode" in settings:
