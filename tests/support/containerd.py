@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from tests.support.peers import accepts, need_program, need_root, stop, wait_for
 CONFIG = """version = 2
 root = "{directory}/root"
 state = "{directory}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
+disabled_plugins = {disabled}
 [grpc]
 address = "{directory}/c.sock"
 [ttrpc]
@@ -21,13 +22,14 @@ address = "{directory}/c.sock.ttrpc"
 
 
 @contextmanager
-def containerd(directory: Path) -> Iterator[Path]:
-    """The socket of a containerd of our own, without CRI; stopped by its pid."""
+def containerd(directory: Path, more: str = "", disabled: tuple[str, ...] = ()) -> Iterator[Path]:
+    """The socket of a containerd of our own, without CRI; stopped by its pid. ``more`` is added to its configuration,
+    ``disabled`` to the plugins that are."""
     need_root()
     need_program("containerd", "ctr", "containerd-shim-runc-v2")
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "config.toml"
-    config.write_text(CONFIG.format(directory=directory))
+    config.write_text(CONFIG.format(directory=directory, disabled=json.dumps(["io.containerd.grpc.v1.cri", *disabled])) + more)
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(["containerd", "-c", str(config)], stdout=log, stderr=log, start_new_session=True)
     try:

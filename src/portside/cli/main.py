@@ -34,6 +34,7 @@ VERBS = {
     "info": "Show the daemon and the machine",
     "version": "Show the versions of command and daemon",
     "daemon": "Run the daemon",
+    "serve-plugin": "Serve a part of ours as a proxy plugin of containerd",
     "config": "Print the daemon's configuration",
     "migrate": "Take over the root of a stopped containerd",
     "ctr": "containerd's own command, as far as we speak it",
@@ -79,7 +80,7 @@ def run(argv: Sequence[str]) -> int:
         return run([*rest, "--help"])
     if name not in VERBS:
         return _fail(f"portside: unknown verb {name!r}; see portside --help", 125)
-    module = __import__(f"portside.cli.verbs.{name}", fromlist=("run",))
+    module = __import__(f"portside.cli.verbs.{name.replace('-', '_')}", fromlist=("run",))
     return _run_verb(module, context, rest)
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 from importlib.util import find_spec
+from pathlib import Path
 
 from portside.daemon.config import DaemonConfig
 from portside.daemon.host import Host
@@ -38,15 +39,44 @@ def serve(config: DaemonConfig) -> None:
         uvloop.run(_serve(config))
 
 
-async def _serve(config: DaemonConfig) -> None:
+def serve_plugin(
+    type: str, address: str, *, root: Path | None, snapshotter: str, containerd: str, level: str = "info"
+) -> None:
+    """Serve one part of ours as a proxy plugin (``PluginHost.start``) until SIGTERM or SIGINT."""
+    configure(level)
+    os.umask(0o027)
+    asyncio.run(_serve_plugin(type, address, root, snapshotter, containerd))
+
+
+async def _serve_plugin(type: str, address: str, root: Path | None, snapshotter: str, containerd: str) -> None:
+    from portside.daemon.plugin_host import PluginHost
+
+    ending = _on_signals()
+    host = await PluginHost.start(type, address, root=root, snapshotter=snapshotter, containerd=containerd)
+    try:
+        notify("READY=1")
+        await ending.wait()
+        notify("STOPPING=1")
+    finally:
+        await host.stop(DRAIN)
+
+
+def _on_signals() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT."""
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
+    return ending
+
+
+async def _serve(config: DaemonConfig) -> None:
+    ending = _on_signals()
     log.info("portside %s: root %s, state %s", __version__, config.root, config.state)
     host = await Host.start(config)
     try:
-        log.info("serving on %s", config.socket)
+        log.info("serving on %s", ", ".join([config.socket, *(f"{name}:{port}" for name, port in host.tcp_addresses)]))
+        host.observability.listen_to_signals()
         _calm_collector()
         notify("READY=1")
         await ending.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from portside.api.context import bound
 from portside.convert.basics import descriptor_from_pb, descriptor_to_pb, mounts_from_pb, timestamp_from_pb
 from portside.core.anymessage import AnyMessage
+from portside.core.diff import DiffService as Differ
 from portside.core.services import Backend
 from portside.wire.grpc.service import Call
 from portside.wire.pb.containerd.services.diff.v1 import diff_pb2 as pb
@@ -18,9 +19,12 @@ class DiffService:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
+    def _diff(self, call: Call) -> Differ:
+        return bound(self._backend, call).diff
+
     async def apply(self, request: pb.ApplyRequest, call: Call) -> pb.ApplyResponse:
         """Unpack a layer onto mounts."""
-        applied = await bound(self._backend, call).diff.apply(
+        applied = await self._diff(call).apply(
             descriptor_from_pb(request.diff),
             mounts_from_pb(request.mounts),
             payloads={key: AnyMessage(value.type_url, value.value) for key, value in request.payloads.items()},
@@ -31,7 +35,7 @@ class DiffService:
     async def diff(self, request: pb.DiffRequest, call: Call) -> pb.DiffResponse:
         """Write what changed between two snapshots as a layer."""
         epoch = timestamp_from_pb(request.source_date_epoch) if request.HasField("source_date_epoch") else None
-        layer = await bound(self._backend, call).diff.compare(
+        layer = await self._diff(call).compare(
             mounts_from_pb(request.left),
             mounts_from_pb(request.right),
             media_type=request.media_type,
