@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,9 +21,11 @@ from portside.client.leasing import hold, leased
 from portside.client.progress import DONE, SAVING, Progress, ProgressCallback, ignore
 from portside.client.store_image import store_image
 from portside.client.unpack import unpack
-from portside.core.content import MAX_DOCUMENT, read_blob
+from portside.core.content import MAX_DOCUMENT, ContentReader, ContentWriter, read_blob
 from portside.core.images import Image
+from portside.core.labels import UNCOMPRESSED
 from portside.core.services import Services
+from portside.core.transfer import UnpackConfiguration
 from portside.core.work import in_thread
 from portside.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from portside.layers.compression import GZIP, MAGIC_SIZE, PLAIN, detect
@@ -66,6 +68,16 @@ class ImportOptions:
     labels: Mapping[str, str] = field(default_factory=dict)
     index_name: str = ""
     """A name for the archive's whole index."""
+    platforms: Sequence[Platform] = ()
+    """Images for other platforms alone are left out; empty: all are taken."""
+    unpacks: Sequence[UnpackConfiguration] = ()
+    """What to unpack besides, and where."""
+    names: Callable[[Descriptor], Sequence[str]] | None = None
+    """How to call an image, by its descriptor with annotations; None: as ``base_name`` and the annotations say."""
+    compress: bool = False
+    """Compress the layers of docker's archives that are not."""
+    plain: bool = False
+    """The archive is not compressed, whatever it begins with."""
 
 
 async def import_images(
@@ -98,7 +110,7 @@ class _Import:
 
     async def read(self, chunks: AsyncIterator[bytes]) -> None:
         """Every member to where it belongs."""
-        events = _events(_inflated(chunks))
+        events = _events(chunks if self._options.plain else _inflated(chunks))
         count = 0
         async for entry in events:
             if not isinstance(entry, Entry):
@@ -177,7 +189,11 @@ class _Import:
             named = await self._docker()
         else:
             raise InvalidArgument("archive: neither an OCI image layout nor made by docker save")
-        for _, target in named:
+        named = [(name, target) for name, target in named if self._is_wanted(target)]
+        if not named:
+            asked = ", ".join(map(str, self._options.platforms))
+            raise NotFound(f"archive: no image in it{f' for {asked}' if asked else ''}")
+        for target in {target.digest: target for _, target in named}.values():
             await self._adopt(target)
         images: list[Image] = []
         for name, target in named:
@@ -200,7 +216,19 @@ class _Import:
         index = parse_index(self._documents["index.json"], INDEX)
         if len(index.manifests) > MAX_IMAGES:
             raise ResourceExhausted(f"archive: more than {MAX_IMAGES} images")
-        return [(self._name(child), child) for child in index.manifests]
+        return [(name, child) for child in index.manifests for name in self._names(child)]
+
+    def _is_wanted(self, target: Descriptor) -> bool:
+        wanted = self._options.platforms
+        if target.platform is None or not wanted:
+            return True
+        return any(platform.rank_of(target.platform) is not None for platform in wanted)
+
+    def _names(self, descriptor: Descriptor) -> Sequence[str]:
+        """What to call an image; an empty name for none, which is read all the same."""
+        if self._options.names is None:
+            return [self._name(descriptor)]
+        return self._options.names(descriptor) or [""]
 
     def _name(self, descriptor: Descriptor) -> str:
         full = descriptor.annotations.get(NAME_ANNOTATION, "")
@@ -226,6 +254,10 @@ class _Import:
             if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
                 raise InvalidArgument("archive: RepoTags of manifest.json must be strings")
             names = [str(Reference.parse_familiar(tag)) for tag in tags]
+            if self._options.names is not None:
+                annotated = [_annotated(target, name) for name in names] or [target]
+                named += [(name, target) for each in annotated for name in self._names(each)]
+                continue
             if not names and self._options.base_name:
                 names = [_checked(f"{self._options.base_name}@{target.digest}")]
             named += [(name, target) for name in names or [""]]
@@ -249,8 +281,33 @@ class _Import:
             kind = detect(await reader.read(0, MAGIC_SIZE))
         finally:
             await reader.close()
+        if kind == PLAIN and self._options.compress:
+            return replace(await self._compressed(found), media_type=DOCKER_LAYER_GZIP)
         media_type = DOCKER_LAYER if kind == PLAIN else DOCKER_LAYER_GZIP if kind == GZIP else LAYER_ZSTD
         return replace(found, media_type=media_type)
+
+    async def _compressed(self, layer: Descriptor) -> Descriptor:
+        """The layer as gzip, always the same for the same layer."""
+        ref = f"compress-{layer.digest}"
+        reader = await self._services.content.open(layer.digest)
+        try:
+            writer = await self._services.content.writer(ref)
+            try:
+                await writer.truncate(0)
+                digest, size = await _deflate(reader, writer)
+                await writer.commit(size, digest, {UNCOMPRESSED: layer.digest})
+            except AlreadyExists:
+                pass
+            except BaseException:
+                await writer.close()
+                await self._abort(ref)
+                raise
+            finally:
+                await writer.close()
+        finally:
+            await reader.close()
+        await hold(self._services, "content", digest)
+        return Descriptor("", digest, size)
 
     def _found(self, path: Any) -> Descriptor:
         name = _clean(path.encode("utf-8", "surrogateescape")) if isinstance(path, str) else ""
@@ -291,19 +348,22 @@ class _Import:
         """Label the tree below ``target`` and unpack what this machine runs; NotFound if nothing in it is whole."""
         if not await self._label(target, MAX_DEPTH):
             raise NotFound(f"archive: of image {target.digest} a part is missing")
-        if not self._options.unpack or target.media_type not in INDEXES | MANIFESTS:
+        if target.media_type not in INDEXES | MANIFESTS:
             return
-        wanted = self._options.platform or host_platform()
+        for each in self._options.unpacks:
+            await self._unpack(target, each.platform or host_platform(), each.snapshotter)
+        if self._options.unpack:
+            await self._unpack(target, self._options.platform or host_platform(), self._options.snapshotter)
+
+    async def _unpack(self, target: Descriptor, wanted: Platform, snapshotter: str) -> None:
+        """Make the snapshots of what of ``target`` runs on ``wanted``, if anything does."""
         try:
             _, manifest = await manifest_of(self._services, target, wanted)
             config = await config_of(self._services, manifest)
         except (NotFound, InvalidArgument):
             return
         if wanted.rank_of(config.platform) is not None and config.diff_ids:
-            await unpack(
-                self._services, manifest, config, self._options.snapshotter,
-                progress=self._progress, flights=self._flights,
-            )  # fmt: skip
+            await unpack(self._services, manifest, config, snapshotter, progress=self._progress, flights=self._flights)
 
     async def _label(self, target: Descriptor, depth: int) -> bool:
         """Whether ``target`` is whole, or, for an index, something in it is; its labels are set then."""
@@ -352,6 +412,29 @@ async def _inflated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         while chunk:
             yield await in_thread(inflater.decompress, chunk, 1 << 20)
             chunk = inflater.unconsumed_tail
+
+
+async def _deflate(reader: ContentReader, writer: ContentWriter) -> tuple[Digest, int]:
+    """All that ``reader`` has, as gzip without a time; its digest and size."""
+    import zlib
+
+    deflater, hasher = zlib.compressobj(6, zlib.DEFLATED, 31), hashlib.sha256()
+    offset = size = 0
+    while True:
+        part = await reader.read(offset, 1 << 20)
+        offset += len(part)
+        packed = await in_thread(deflater.compress, part) if part else await in_thread(deflater.flush)
+        if packed:
+            await in_thread(hasher.update, packed)
+            await writer.write(packed)
+            size += len(packed)
+        if not part:
+            return Digest(f"sha256:{hasher.hexdigest()}"), size
+
+
+def _annotated(target: Descriptor, name: str) -> Descriptor:
+    """``target`` as an OCI layout would name it."""
+    return replace(target, annotations={**target.annotations, NAME_ANNOTATION: name})
 
 
 async def _collect(name: str, size: int, events: AsyncIterator[Entry | memoryview]) -> bytes:

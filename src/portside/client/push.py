@@ -7,7 +7,7 @@ import asyncio
 from portside.client.closure import MAX_DEPTH, read_document, whole_target
 from portside.client.fetch import ref_of
 from portside.client.flights import Flights, first_error
-from portside.client.progress import DONE, EXISTS, UPLOADED, UPLOADING, Progress, ProgressCallback, ignore
+from portside.client.progress import DONE, EXISTS, UPLOADED, UPLOADING, WAITING, Progress, ProgressCallback, ignore
 from portside.client.sources import Sink
 from portside.core.images import Image
 from portside.core.labels import DISTRIBUTION_SOURCE
@@ -23,7 +23,7 @@ MAX_UPLOADS = 4
 
 async def push(
     services: Services, sink: Sink, image: Image, reference: Reference,
-    *, platform: Platform | None = None, progress: ProgressCallback = ignore,
+    *, platform: Platform | None = None, max_uploads: int = MAX_UPLOADS, progress: ProgressCallback = ignore,
 ) -> Descriptor:  # fmt: skip
     """Send ``image`` as ``reference``; what was sent.
 
@@ -31,7 +31,9 @@ async def push(
     machine's) platform goes in its place. NotFound if not even that is here.
     """
     target = await whole_target(services, image, platform)
-    await _Push(services, sink, reference, progress).tree(target, target, MAX_DEPTH)
+    work = _Push(services, sink, reference, max_uploads, progress)
+    work.tell(target, image.name)
+    await work.tree(target, target, MAX_DEPTH)
     progress(Progress(str(reference), DONE))
     return target
 
@@ -39,11 +41,17 @@ async def push(
 class _Push:
     """One push at work."""
 
-    def __init__(self, services: Services, sink: Sink, reference: Reference, progress: ProgressCallback) -> None:
+    def __init__(
+        self, services: Services, sink: Sink, reference: Reference, max_uploads: int, progress: ProgressCallback
+    ) -> None:
         self._services, self._sink, self._reference, self._progress = services, sink, reference, progress
-        self._slots = asyncio.Semaphore(MAX_UPLOADS)
+        self._slots = asyncio.Semaphore(max_uploads)
         self._sent: set[str] = set()
         self._flights = Flights()
+
+    def tell(self, descriptor: Descriptor, parent: str) -> None:
+        """Something is going to be sent that was found in the object ``parent``."""
+        self._progress(Progress(ref_of(descriptor), WAITING, 0, descriptor.size, descriptor, parent))
 
     async def tree(self, descriptor: Descriptor, target: Descriptor, depth: int) -> None:
         """Children first, side by side; then the document itself. Only the target carries the tag."""
@@ -60,6 +68,8 @@ class _Push:
         if not depth:
             raise InvalidArgument(f"image {self._reference}: more than {MAX_DEPTH} indexes within each other")
         document = await read_document(self._services, descriptor)
+        for child in document.children():
+            self.tell(child, ref_of(descriptor))
         try:
             async with asyncio.TaskGroup() as group:
                 for child in document.children():

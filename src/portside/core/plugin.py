@@ -27,6 +27,8 @@ SANDBOX_CONTROLLER = "io.containerd.sandbox.controller.v1"
 SANDBOX_STORE = "io.containerd.sandbox.store.v1"
 SHIM = "io.containerd.shim.v1"
 SNAPSHOTTER = "io.containerd.snapshotter.v1"
+STREAMING = "io.containerd.streaming.v1"
+TRANSFER = "io.containerd.transfer.v1"
 VERBS = "io.portside.verbs.v1"
 
 

@@ -19,7 +19,9 @@ from portside.core.mounts import MountManager
 from portside.core.namespaces import NamespaceStore
 from portside.core.sandboxes import SandboxController, SandboxStore
 from portside.core.snapshots import Snapshotter
+from portside.core.streaming import StreamService
 from portside.core.tasks import TaskService
+from portside.core.transfer import TransferService
 from portside.oci.descriptor import Descriptor
 
 
@@ -87,6 +89,16 @@ class Services(Protocol):
 
     def sandbox_controller(self, name: str) -> SandboxController:
         """What makes sandboxes run, by name; NotFound if there is none of that name."""
+        ...
+
+    @property
+    def streaming(self) -> StreamService:
+        """Streams that calls refer to."""
+        ...
+
+    @property
+    def transfer(self) -> TransferService:
+        """Images and layers from one place to another."""
         ...
 
     @property

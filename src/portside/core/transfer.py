@@ -164,7 +164,8 @@ class Snapshot:
     """A snapshot (portside.types.transfer.v1.Snapshot).
 
     As a destination the committed name, empty for the chain ID, on ``parent`` (empty: on nothing). As a source any
-    snapshot, compared with ``parent`` or, where that is empty, with its own parent.
+    snapshot, compared with ``parent`` or, where that is empty, with its own parent. A new one is held by the lease of
+    the caller, or by a label (``containerd.io/gc.root``) that it is given; without either it is soon garbage.
     """
 
     key: str = ""

@@ -17,12 +17,16 @@ from portside.core.plugin import (
     METADATA,
     RUNTIME,
     SNAPSHOTTER,
+    STREAMING,
+    TRANSFER,
     VERBS,
     Init,
     Plugin,
     SkipPlugin,
 )
 from portside.engine.events import Exchange
+from portside.engine.streaming import StreamManager
+from portside.engine.transfer.config import TransferConfig
 from portside.metadata.database import Database
 from portside.metadata.opening import refuse_loss
 from portside.metadata.store import Metadata
@@ -78,6 +82,10 @@ PLUGINS = (
     Plugin(GC, "scheduler", _present, requires=(METADATA,)),
     Plugin(DIFFER, "walking", _present, requires=(METADATA,)),
     Plugin(IMAGE_VERIFIER, "bindir", _present),
+    Plugin(STREAMING, "manager", lambda init: StreamManager(), requires=(METADATA,)),
+    Plugin(
+        TRANSFER, "local", lambda init: TransferConfig.from_config(init.config), requires=(LEASE, METADATA, DIFFER)
+    ),
     Plugin(RUNTIME, "task", _present, requires=(METADATA, EVENT)),
     Plugin(
         CONTAINER_MONITOR,

@@ -20,7 +20,18 @@ from typing import Any
 from portside.core.durations import parse_duration
 from portside.core.introspection import PluginStatus
 from portside.core.labels import check_identifier
-from portside.core.plugin import CONTAINER_MONITOR, DIFFER, EVENT, GC, IMAGE_VERIFIER, METADATA, SNAPSHOTTER, VERBS
+from portside.core.plugin import (
+    CONTAINER_MONITOR,
+    DIFFER,
+    EVENT,
+    GC,
+    IMAGE_VERIFIER,
+    METADATA,
+    SNAPSHOTTER,
+    STREAMING,
+    TRANSFER,
+    VERBS,
+)
 from portside.core.settings import ImageVerifiers, ProxyPlugin, StreamProcessor
 from portside.core.tasks import TaskService
 from portside.engine.autoremove import AutoRemove
@@ -35,6 +46,7 @@ from portside.engine.proxies import Proxies
 from portside.engine.restart import INTERVAL, RestartMonitor
 from portside.engine.services import LocalServices
 from portside.engine.tasks import TaskManager
+from portside.engine.transfer.service import Transfers
 from portside.metadata.backups import Backups
 from portside.metadata.namespaces import Namespaces
 from portside.metadata.store import Metadata
@@ -84,6 +96,9 @@ class LocalBackend:
             proxies.differs(graph),
             differ_order(config.plugins.get(DIFF_SERVICE, {}), graph.all(DIFFER)),
         )
+        self._transfers = Transfers(graph.all(STREAMING).get("manager"), graph.all(TRANSFER).get("local"))
+        if self._transfers.streams is not None:
+            self._transfers.streams.watch(self._metadata)
         self.auto_remove = AutoRemove()
         self.restarts: RestartMonitor | None = None
         """None where the plugin is disabled."""
@@ -141,7 +156,10 @@ class LocalBackend:
     def bind(self, namespace: str, lease: str = "") -> LocalServices:
         """The services of ``namespace``; InvalidArgument if the name is not allowed."""
         check_identifier(namespace, "namespace")
-        return LocalServices(namespace, lease, self._metadata, self._exchange, self._task_service, self._outside)
+        return LocalServices(
+            namespace, lease, self._metadata, self._exchange, self._task_service, self._outside,
+            transfers=self._transfers,
+        )  # fmt: skip
 
     def snapshotters(self) -> Mapping[str, str]:
         """Name and root of each."""
@@ -158,6 +176,7 @@ class LocalBackend:
         await self.auto_remove.close()
         if self.restarts is not None:
             await self.restarts.close()
+        self._transfers.close()
         await self._collector.close()
         await self._backups.close()
         await self._supervisor.close()

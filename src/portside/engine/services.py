@@ -11,6 +11,8 @@ from portside.core.leases import LeaseManager
 from portside.core.tasks import TaskService
 from portside.engine.events import Events, Exchange
 from portside.engine.outside import Outside
+from portside.engine.streaming import LocalStreaming
+from portside.engine.transfer.service import LocalTransfer, Transfers
 from portside.metadata.containers import Containers
 from portside.metadata.images import Images
 from portside.metadata.schema import NAMESPACES
@@ -25,19 +27,24 @@ PREFERRED = ("overlayfs", "native")
 class LocalServices:
     """Made by ``LocalBackend.bind``; cheap, so one is made for each call."""
 
-    __slots__ = ("_exchange", "_metadata", "_outside", "_tasks", "lease", "namespace")
+    __slots__ = ("_exchange", "_metadata", "_outside", "_tasks", "_transfers", "lease", "namespace")
 
     def __init__(
         self, namespace: str, lease: str, metadata: Metadata, exchange: Exchange, tasks: Callable[[str], TaskService],
         outside: Outside | None = None,
+        *, transfers: Transfers | None = None,
     ) -> None:  # fmt: skip
         self.namespace, self.lease = namespace, lease
         self._metadata, self._exchange, self._tasks = metadata, exchange, tasks
+        self._transfers = transfers or Transfers()
         self._outside = outside or Outside()
 
     def with_lease(self, lease: str) -> LocalServices:
         """The same, everything made held by ``lease``."""
-        return LocalServices(self.namespace, lease, self._metadata, self._exchange, self._tasks, self._outside)
+        return LocalServices(
+            self.namespace, lease, self._metadata, self._exchange, self._tasks, self._outside,
+            transfers=self._transfers,
+        )  # fmt: skip
 
     @property
     def content(self) -> ContentStore:
@@ -73,6 +80,16 @@ class LocalServices:
     def diff(self) -> DiffService:
         """Layers to snapshots and back."""
         return self._outside.diff(self.namespace, self.content)
+
+    @property
+    def streaming(self) -> LocalStreaming:
+        """Streams that calls refer to."""
+        return self._transfers.streaming(self._metadata, self.namespace, self.lease)
+
+    @property
+    def transfer(self) -> LocalTransfer:
+        """Images and layers from one place to another."""
+        return self._transfers.transfer(self)
 
     @property
     def default_snapshotter(self) -> str:

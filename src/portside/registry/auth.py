@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
 from portside.errors import InvalidArgument, PermissionDenied, PortsideError, Unauthenticated, Unavailable
-from portside.registry.credentials import IDENTITY_TOKEN
+from portside.registry.credentials import AUTHORIZATION_HEADER, IDENTITY_TOKEN
 from portside.registry.endpoints import Credentials, Endpoint, is_loopback, origin_of
 
 MAX_TOKEN_ANSWER = 1 << 20
@@ -155,6 +155,8 @@ class Authorizer:
 
 
 def _basic(found: Credentials) -> str:
+    if found[0] == AUTHORIZATION_HEADER:
+        return found[1]
     return "Basic " + base64.b64encode(f"{found[0]}:{found[1]}".encode()).decode()
 
 

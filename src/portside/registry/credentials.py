@@ -20,6 +20,8 @@ from portside.errors import InvalidArgument, Unavailable
 from portside.registry.endpoints import Credentials
 
 IDENTITY_TOKEN = "<token>"
+AUTHORIZATION_HEADER = "<header>"
+"""In the place of a user: the secret is a whole ``Authorization`` header."""
 _HUB_KEY = "https://index.docker.io/v1/"
 _HELPER = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 _MAX_CONFIG = 4 << 20

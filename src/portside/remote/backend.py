@@ -17,7 +17,9 @@ from portside.remote.introspection import RemoteIntrospection
 from portside.remote.leases import RemoteLeases
 from portside.remote.namespaces import RemoteNamespaces
 from portside.remote.snapshots import RemoteSnapshotter
+from portside.remote.streaming import RemoteStreaming
 from portside.remote.tasks import RemoteTasks
+from portside.remote.transfer import RemoteTransfer
 from portside.wire.grpc.client import Channel
 
 KEEPALIVE = 310.0
@@ -151,6 +153,16 @@ class RemoteServices:
     def diff(self) -> RemoteDiff:
         """Layers to snapshots and back."""
         return RemoteDiff(self._backend.channel, self._namespace, self._lease)
+
+    @property
+    def streaming(self) -> RemoteStreaming:
+        """Streams that calls refer to."""
+        return RemoteStreaming(self._backend.channel, self._namespace, self._lease)
+
+    @property
+    def transfer(self) -> RemoteTransfer:
+        """Transfers that the server does."""
+        return RemoteTransfer(self._backend.channel, self)
 
     @property
     def default_snapshotter(self) -> str:

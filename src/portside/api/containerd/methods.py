@@ -12,7 +12,9 @@ from portside.api.containerd import (
     leases,
     namespaces,
     snapshots,
+    streaming,
     tasks,
+    transfer,
     version,
 )
 from portside.core.services import Backend
@@ -20,7 +22,7 @@ from portside.wire.grpc.service import Method, methods_of
 
 SERVICES = (
     "containers", "content", "diff", "events", "healthcheck", "images", "introspection", "leases", "namespaces",
-    "snapshots", "tasks", "version",
+    "snapshots", "streaming", "tasks", "transfer", "version",
 )  # fmt: skip
 """The ids under which containerd shows these as plugins."""
 
@@ -37,6 +39,8 @@ def containerd_methods(backend: Backend) -> list[Method]:
         *methods_of(leases.SERVICE, leases.LeasesService(backend)),
         *methods_of(namespaces.SERVICE, namespaces.NamespacesService(backend)),
         *methods_of(snapshots.SERVICE, snapshots.SnapshotsService(backend)),
+        *methods_of(streaming.SERVICE, streaming.StreamingService(backend)),
         *methods_of(tasks.SERVICE, tasks.TasksService(backend)),
+        *methods_of(transfer.SERVICE, transfer.TransferService(backend)),
         *methods_of(version.SERVICE, version.VersionService(backend)),
     ]
