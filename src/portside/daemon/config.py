@@ -16,7 +16,7 @@ from portside.core.plugin import Plugin, canonical
 from portside.core.settings import ImageVerifiers, ProxyPlugin, StreamProcessor
 from portside.core.tables import decode, unknown
 from portside.daemon.config_files import Source, merged, read_all
-from portside.daemon.config_versions import MOVED, NEWEST, SERVER
+from portside.daemon.config_versions import MOVED, NEWEST
 from portside.errors import InvalidArgument
 
 DEFAULT_FILE = Path("/etc/portside/config.toml")

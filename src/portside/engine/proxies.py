@@ -41,8 +41,8 @@ class Proxies:
         """In the order of the configuration."""
 
     def differs(self, graph: PluginGraph) -> Mapping[str, Callable[[str], DiffService]]:
-        """Those of them that are differs and came up, by id, each for a namespace."""
-        return {plugin.id: graph.all(DIFFER)[plugin.id] for plugin in self.plugins if plugin.id in graph.all(DIFFER)}
+        """The differs that came up and are not our own, by id, each for a namespace: proxies, and packages' plugins."""
+        return {id: differ for id, differ in graph.all(DIFFER).items() if callable(differ)}
 
     async def close(self) -> None:
         """Drop the connections: calls in progress end with Unavailable, so do those that come."""
