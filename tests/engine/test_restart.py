@@ -8,7 +8,7 @@ import pytest
 
 from portside.core.tasks import Process, Status, TaskIO
 from portside.engine.engine import EngineConfig, LocalBackend
-from portside.engine.restart import RestartMonitor, Verdict, verdict
+from portside.engine.restart import RestartConfig, RestartMonitor, Verdict, verdict
 from portside.errors import InvalidArgument
 
 PREFIX = "containerd.io/restart."
@@ -62,7 +62,7 @@ def test_verdicts(labels: dict[str, str], state: Process | None, wanted: Verdict
 def test_an_interval_of_nothing() -> None:
     metadata: Any = None
     with pytest.raises(InvalidArgument, match="interval"):
-        RestartMonitor(metadata, metadata, 0)
+        RestartMonitor(metadata, metadata, RestartConfig(interval=0))
 
 
 async def test_an_engine_without_it(tmp_path: Any) -> None:

@@ -10,17 +10,22 @@ from portside.api.events_forward import forward_handlers
 from portside.api.portside.engine import portside_methods
 from portside.client.fifos import fifo_directory
 from portside.client.places import Places
+from portside.daemon.addresses import listeners, parse_tcp
 from portside.daemon.config import DaemonConfig
+from portside.daemon.observability import Observability
 from portside.daemon.services import for_engine, served, shown
+from portside.daemon.tcp import tcp_context
 from portside.engine.engine import EngineConfig, LocalBackend
 from portside.engine.graph import check_required
 from portside.errors import from_oserror
 from portside.wire.grpc.health import Health
+from portside.wire.grpc.limits import ServerLimits
 from portside.wire.grpc.reflection import reflection_methods
 from portside.wire.grpc.server import GrpcServer
 from portside.wire.ttrpc.server import TtrpcServer
 
 SOCKET_MODE = 0o660
+"""Of the gRPC socket; that of ttrpc, on which shims tell of their exits, is its owner's alone (0600)."""
 
 
 class Host:
@@ -37,7 +42,12 @@ class Host:
             *self._health.methods(),
         ]
         methods = served(methods, config.disabled_plugins)
-        self._grpc = GrpcServer([*methods, *reflection_methods(methods)])
+        self.observability = Observability(config, backend)
+        wrapped = self.observability.wrap(methods)
+        limits = ServerLimits(max_message_size=config.grpc.max_recv_message_size)
+        self._grpc = GrpcServer([*wrapped, *reflection_methods(methods)], limits)
+        self.tcp_addresses: list[tuple[str, int]] = []
+        """Where the API is served over TCP."""
         self._ttrpc = TtrpcServer(forward_handlers(backend))
         backend.plugins += shown(SERVICES, config.disabled_plugins)
 
@@ -86,10 +96,23 @@ class Host:
                 os.chown(path, uid, gid)
             except OSError as error:
                 raise from_oserror(error, f"give {path} to {uid}:{gid}") from error
+        await self._listen_tcp()
+        await self.observability.start(self._grpc)
+
+    async def _listen_tcp(self) -> None:
+        grpc = self._config.grpc
+        if not grpc.tcp_address:
+            return
+        host, port = parse_tcp(grpc.tcp_address)
+        tls = tcp_context(grpc, host)
+        for listener in await listeners(host, port):
+            self.tcp_addresses.append(listener.getsockname()[:2])
+            await self._grpc.listen(listener, tls)
 
     async def stop(self, grace_seconds: float) -> None:
         """Calls in progress get ``grace_seconds``; then everything of ours ends."""
         self._health.shut_down()
         await self._grpc.drain(grace_seconds)
+        await self.observability.close()
         await self._ttrpc.close()
         await self.backend.close()

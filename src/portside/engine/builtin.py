@@ -27,6 +27,7 @@ from portside.core.plugin import (
 from portside.engine.events import Exchange
 from portside.engine.streaming import StreamManager
 from portside.engine.transfer.config import TransferConfig
+from portside.engine.restart import RestartConfig
 from portside.metadata.database import Database
 from portside.metadata.opening import refuse_loss
 from portside.metadata.store import Metadata
@@ -90,9 +91,10 @@ PLUGINS = (
     Plugin(
         CONTAINER_MONITOR,
         "restart",
-        _present,
+        lambda init: init.settings,
         requires=(METADATA, EVENT),
         capabilities=("no", "always", "on-failure", "unless-stopped"),
+        config=RestartConfig,
     ),
     Plugin(VERBS, "logs", lambda init: init.make_root(), exports=lambda init: {LOG_DIRECTORY: str(init.root)}),
 )

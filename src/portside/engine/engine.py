@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from portside.core.durations import parse_duration
 from portside.core.introspection import PluginStatus
 from portside.core.labels import check_identifier
 from portside.core.plugin import (
@@ -43,9 +42,9 @@ from portside.engine.outside import DIFF_SERVICE, Outside, differ_order
 from portside.engine.ownership import RootLock
 from portside.engine.plugins import registered
 from portside.engine.proxies import Proxies
-from portside.engine.restart import INTERVAL, RestartMonitor
+from portside.engine.restart import RestartMonitor
 from portside.engine.services import LocalServices
-from portside.engine.tasks import TaskManager
+from portside.engine.tasks import SHIM_STATS, TaskManager
 from portside.engine.transfer.service import Transfers
 from portside.metadata.backups import Backups
 from portside.metadata.namespaces import Namespaces
@@ -81,7 +80,7 @@ class LocalBackend:
         self._metadata: Metadata = graph.get(METADATA)
         self._exchange: Exchange = graph.get(EVENT)
         self._supervisor = Supervisor(str(config.state), str(config.root), self._exchange.forward)
-        self._tasks = TaskManager(self._supervisor, self._metadata.containers)
+        self._tasks = TaskManager(self._supervisor, self._metadata.containers, config.timeouts.get(SHIM_STATS, 2.0))
         self._collector = Scheduler(self._metadata, Policy.from_config(config.plugins.get(f"{GC}.scheduler", {})))
         uri = f"{METADATA}.sqlite"
         self._backups = Backups.from_config(
@@ -102,11 +101,8 @@ class LocalBackend:
         self.auto_remove = AutoRemove()
         self.restarts: RestartMonitor | None = None
         """None where the plugin is disabled."""
-        if graph.all(CONTAINER_MONITOR):
-            monitor = config.plugins.get(f"{CONTAINER_MONITOR}.restart", {})
-            self.restarts = RestartMonitor(
-                self._metadata, self.bind, parse_duration(monitor.get("interval") or INTERVAL)
-            )
+        if settings := graph.all(CONTAINER_MONITOR).get("restart"):
+            self.restarts = RestartMonitor(self._metadata, self.bind, settings)
         self._resuming: asyncio.Task[None] | None = None
 
     @classmethod
@@ -147,6 +143,21 @@ class LocalBackend:
     def namespaces(self) -> Namespaces:
         """All namespaces."""
         return self._metadata.namespaces
+
+    @property
+    def collector(self) -> Scheduler:
+        """Who collects garbage, to ask how it goes."""
+        return self._collector
+
+    async def statistics(self) -> dict[str, Any]:
+        """Figures for people who look for a defect: tasks by namespace, collections, containers that are watched."""
+        names = await self.namespaces.list()
+        return {
+            "tasks": {name: len(await self._supervisor.tasks(name)) for name in names},
+            "last_collection": self._collector.last,
+            "collection_error": self._collector.error,
+            "restarting": self.restarts.watched if self.restarts else 0,
+        }
 
     @property
     def log_directory(self) -> str:

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +94,8 @@ class Scheduler(Observer):
         """The last collection's report."""
         self.error = ""
         """Why the last collection failed; empty if it did not."""
+        self.finished: list[Callable[[Report | None], None]] = []
+        """Called after each collection, with None after one that failed."""
 
     def start(self) -> None:
         """Begin; the first collection also looks for what a crash left behind."""
@@ -131,10 +133,14 @@ class Scheduler(Observer):
         if not report.failures:
             self._attempts, self._retry_at = 0, 0.0
         self._changed.set()
+        for listener in self.finished:
+            listener(report)
 
     def failed(self, error: BaseException) -> None:
         """It has failed: what it should have seen is still to be collected."""
         self._note_failure(error)
+        for listener in self.finished:
+            listener(None)
 
     async def _run(self) -> None:
         await asyncio.sleep(self._policy.startup_delay)

@@ -23,6 +23,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
@@ -39,6 +40,7 @@ from portside.client.restart import (
 )
 from portside.client.start import start_task
 from portside.core.containers import Container
+from portside.core.durations import Seconds
 from portside.core.labels import RESTART_COUNT, RESTART_LOG, RESTART_STATUS, RESTART_STOPPED
 from portside.core.services import Services
 from portside.core.tasks import Process, Status, TaskIO
@@ -49,13 +51,20 @@ from portside.metadata.store import Metadata
 
 log = logging.getLogger(__name__)
 
-INTERVAL = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 60.0
 LONG_ENOUGH = 10.0
 """Seconds after which a start counts as a success, and the pauses begin anew."""
 _ALIVE = (Status.RUNNING, Status.PAUSED, Status.PAUSING)
 
 _Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RestartConfig:
+    """The table of the plugin."""
+
+    interval: Seconds = 10.0
+    """After how many seconds what is left alone is looked at again."""
 
 
 class Verdict(Enum):
@@ -91,11 +100,19 @@ def verdict(labels: Mapping[str, str], process: Process | None) -> Verdict:
 class RestartMonitor:
     """Watches the containers of one ``Metadata``. ``start`` begins, ``close`` ends; containers do not notice either."""
 
-    def __init__(self, metadata: Metadata, bind: Callable[[str], Services], interval: float = INTERVAL) -> None:
-        if interval <= 0:
-            raise InvalidArgument(f"restart monitor: interval {interval:g}: want a time above 0")
-        self._metadata, self._bind, self._interval = metadata, bind, interval
+    def __init__(
+        self, metadata: Metadata, bind: Callable[[str], Services], config: RestartConfig | None = None
+    ) -> None:
+        self._interval = (config or RestartConfig()).interval
+        if self._interval <= 0:
+            raise InvalidArgument(f"restart monitor: interval {self._interval:g}: want a time above 0")
+        self._metadata, self._bind = metadata, bind
         self._keepers: dict[_Key, tuple[_Keeper, asyncio.Task[None]]] = {}
+
+    @property
+    def watched(self) -> int:
+        """How many containers it sees to."""
+        return len(self._keepers)
 
     def start(self) -> None:
         """Take over all that carry the label."""

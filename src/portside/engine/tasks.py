@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 from portside.core.anymessage import AnyMessage
@@ -26,27 +26,37 @@ _T = TypeVar("_T")
 
 RUNTIMES = ("io.containerd.runc.v2", "io.containerd.portside.v2")
 """Runtime names that our own shim serves."""
-METRICS_TIMEOUT = 3.0
-"""Seconds that a task may take for its figures before it is left out."""
+SHIM_STATS = "io.containerd.timeout.metrics.shimstats"
+"""The configuration's name for the seconds that a task may take for its figures before it is left out."""
+METRICS_WITHIN = 8.0
+"""Seconds for the figures of all tasks together; Prometheus does not wait longer than ten, unless told to."""
+WIDTH = 32
+"""Shims that are asked the same at a time."""
 
 
 class TaskManager:
     """Tasks of all namespaces; ``bind`` gives one namespace's service. Owns neither supervisor nor stores."""
 
-    def __init__(self, supervisor: Supervisor, containers: Callable[[str], ContainerStore]) -> None:
-        """``containers`` gives the records of a namespace."""
+    def __init__(
+        self, supervisor: Supervisor, containers: Callable[[str], ContainerStore], metrics_timeout: float = 2.0
+    ) -> None:
+        """``containers`` gives the records of a namespace; ``metrics_timeout`` is what ``SHIM_STATS`` says."""
         self._supervisor = supervisor
         self._containers = containers
+        self._metrics_timeout = metrics_timeout
 
     def bind(self, namespace: str) -> Tasks:
         """The tasks of ``namespace``."""
-        return Tasks(self._supervisor, self._containers(namespace), namespace)
+        return Tasks(self._supervisor, self._containers(namespace), namespace, self._metrics_timeout)
 
 
 class Tasks:
     """The tasks of one namespace (``core.tasks.TaskService``)."""
 
-    def __init__(self, supervisor: Supervisor, containers: ContainerStore, namespace: str) -> None:
+    def __init__(
+        self, supervisor: Supervisor, containers: ContainerStore, namespace: str, metrics_timeout: float = 2.0
+    ) -> None:
+        self._metrics_timeout = metrics_timeout
         self._supervisor = supervisor
         self._containers = containers
         self._namespace = namespace
@@ -145,28 +155,52 @@ class Tasks:
         accepts = compile_filters(filters)
         tasks = await self._supervisor.tasks(self._namespace)
         wanted = [task for task in tasks if accepts is None or accepts(_fields(task))]
-        return await _answers(_metric(task) for task in wanted)
+        return await _answers((_metric(task, self._metrics_timeout) for task in wanted), METRICS_WITHIN)
 
     async def _task(self, container_id: str) -> ShimTask:
         return await self._supervisor.task(self._namespace, container_id)
 
 
-async def _metric(task: ShimTask) -> Metric:
-    answer = await task.call("Stats", timeout=METRICS_TIMEOUT)
+async def _metric(task: ShimTask, timeout: float) -> Metric:
+    answer = await task.call("Stats", timeout=timeout)
     stats = answer["stats"]
     if stats is None:
         raise FailedPrecondition(f"task {task.id}: no figures")
     return Metric(task.id, time.time_ns(), AnyMessage(stats["type_url"], stats["value"]))
 
 
-async def _answers(calls: Iterable[Awaitable[_T]]) -> list[_T]:
-    """What the tasks answer; one that cannot is left out, what is not an error of ours is a defect."""
+async def _answers(calls: Iterable[Coroutine[Any, Any, _T]], within: float | None = None) -> list[_T]:
+    """What the tasks answer, ``WIDTH`` asked at a time; what is not an error of ours is a defect.
+
+    One that cannot answer is left out, and all that have not answered after ``within`` seconds.
+    """
+    gate = asyncio.Semaphore(WIDTH)
+
+    async def ask(call: Coroutine[Any, Any, _T]) -> _T:
+        try:
+            async with gate:
+                return await call
+        finally:
+            call.close()  # where it was not begun
+
+    asking = [asyncio.create_task(ask(call)) for call in calls]
+    if not asking:
+        return []
+    try:
+        done, _ = await asyncio.wait(asking, timeout=within)
+    finally:
+        for task in asking:
+            task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
     found: list[_T] = []
-    for answer in await asyncio.gather(*calls, return_exceptions=True):
-        if not isinstance(answer, BaseException):
-            found.append(answer)
-        elif not isinstance(answer, PortsideError):
-            raise answer
+    for task in asking:
+        if task not in done or task.cancelled():
+            continue
+        error = task.exception()
+        if error is None:
+            found.append(task.result())
+        elif not isinstance(error, PortsideError):
+            raise error
     return found
 
 

@@ -32,6 +32,7 @@ from portside.wire.http2.hpack import encode
 if TYPE_CHECKING:
     from portside.wire.grpc.link import Link
     from portside.wire.grpc.server import GrpcServer
+    from portside.wire.grpc.tls_link import TlsLink
     from portside.wire.http2.hpack import Field
 
 _log = logging.getLogger("portside.grpc")
@@ -48,7 +49,7 @@ _BATCH = 64 << 10  # bytes that one handler may queue before they are written an
 class Answering:
     """State and methods of the answering half; ``Connection`` is the whole."""
 
-    _link: Link
+    _link: Link | TlsLink
 
     def __init__(self, server: GrpcServer) -> None:
         self.server = server

@@ -11,17 +11,22 @@ import logging
 import os
 import socket
 import stat
+import struct
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from portside import errors
 from portside.wire.grpc.limits import ServerLimits
 from portside.wire.grpc.service import Method
 from portside.wire.grpc.serving import Connection
 
+if TYPE_CHECKING:
+    import ssl
+
 _log = logging.getLogger("portside.grpc")
 _DEFAULTS = ServerLimits()
 _BACKLOG = 1024
+_CREDENTIALS = struct.Struct("3i")
 _ACCEPTS_AT_ONCE = 64
 _PAUSE_WITHOUT_DESCRIPTORS = 0.5
 _OUT_OF = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
@@ -43,6 +48,7 @@ class GrpcServer:
         """Of handlers that run; owned here so that none is lost."""
         self._connections: set[Connection] = set()
         self._listeners: dict[socket.socket, tuple[str, int, int] | None] = {}
+        self._tls: dict[socket.socket, ssl.SSLContext] = {}
         self._resume: dict[socket.socket, asyncio.TimerHandle] = {}
         self._empty: asyncio.Future[None] | None = None
 
@@ -65,13 +71,20 @@ class GrpcServer:
             raise errors.from_oserror(error, f"listen on {name}") from error
         self._serve(listener, (name, made.st_dev, made.st_ino))
 
-    async def listen(self, listener: socket.socket) -> None:
-        """Accept connections on a socket that listens already (socket activation, TCP); the server closes it."""
-        self._serve(listener, None)
+    async def listen(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """Accept connections on a socket that listens already (socket activation, TCP); the server closes it.
 
-    def _serve(self, listener: socket.socket, file: tuple[str, int, int] | None) -> None:
+        ``tls`` (``tls_link.server_context``): TLS is spoken on it, and nothing else.
+        """
+        self._serve(listener, None, tls)
+
+    def _serve(
+        self, listener: socket.socket, file: tuple[str, int, int] | None, tls: ssl.SSLContext | None = None
+    ) -> None:
         listener.setblocking(False)
         self._listeners[listener] = file
+        if tls is not None:
+            self._tls[listener] = tls
         asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, listener)
 
     def _accept(self, listener: socket.socket) -> None:
@@ -93,7 +106,10 @@ class GrpcServer:
             if len(self._connections) >= self.limits.max_connections:
                 sock.close()
                 continue
-            connection = Connection(self, sock)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection = Connection(self, sock, self._tls.get(listener))
             self._connections.add(connection)
             connection.start()
 
@@ -107,6 +123,10 @@ class GrpcServer:
         """How much of what there is now: ``connections``, ``tasks``, ``listeners``."""
         return {"connections": len(self._connections), "tasks": len(self.tasks), "listeners": len(self._listeners)}
 
+    def peers(self) -> list[dict[str, Any]]:
+        """Who is connected: ``address``, ``pid`` of a peer on a unix socket, and how many ``calls`` of it are open."""
+        return [{**_peer(connection.socket), "calls": connection.open_calls} for connection in list(self._connections)]
+
     def stop_listening(self) -> None:
         """Close the listening sockets and remove their files; connections live on."""
         loop = asyncio.get_running_loop()
@@ -118,6 +138,7 @@ class GrpcServer:
                 _remove_own(*file)
             listener.close()
         self._listeners.clear()
+        self._tls.clear()
 
     async def drain(self, grace_seconds: float) -> None:
         """End gracefully: no new connections, GOAWAY to clients, calls in flight have ``grace_seconds`` to finish.
@@ -144,6 +165,16 @@ class GrpcServer:
         others: set[asyncio.Task[Any]] = self.tasks - {asyncio.current_task()}
         if others:
             await asyncio.wait(others)
+
+
+def _peer(sock: socket.socket) -> dict[str, Any]:
+    try:
+        if sock.family == socket.AF_UNIX:
+            data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            return {"address": sock.getsockname(), "pid": _CREDENTIALS.unpack(data)[0]}
+        return {"address": "%s:%d" % sock.getpeername()[:2]}  # noqa: UP031
+    except OSError:
+        return {"address": ""}
 
 
 def _remove_stale(path: str) -> None:

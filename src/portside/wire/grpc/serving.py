@@ -35,7 +35,10 @@ from portside.wire.http2.events import (
 )
 
 if TYPE_CHECKING:
+    import ssl
+
     from portside.wire.grpc.server import GrpcServer
+    from portside.wire.grpc.tls_link import TlsLink
 
 _log = logging.getLogger("portside.grpc")
 
@@ -43,17 +46,28 @@ _log = logging.getLogger("portside.grpc")
 class Connection(Answering):
     """Owns the socket and the calls of one client; ``server`` gives the methods and learns of the end."""
 
-    def __init__(self, server: GrpcServer, sock: socket.socket) -> None:
+    def __init__(self, server: GrpcServer, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(server)
         self._methods = server.methods
         self._max_message_size = self.limits.max_message_size
         self._draining = False
-        self._link = Link(self.loop, sock, self._on_data, self._on_lost, self._on_drained)
+        self._link: Link | TlsLink
+        if tls is None:
+            self._link = Link(self.loop, sock, self._on_data, self._on_lost, self._on_drained)
+        else:
+            from portside.wire.grpc.tls_link import TlsLink
+
+            self._link = TlsLink(self.loop, sock, self._on_data, self._on_lost, self._on_drained, tls)
         self._handshake: asyncio.TimerHandle | None = self.loop.call_later(self.limits.handshake_timeout, self.close)
 
     def start(self) -> None:
         """Greet the client; once the server knows of us, since a client that has gone already ends us here."""
         self.flush()
+
+    @property
+    def open_calls(self) -> int:
+        """How many calls have not been answered."""
+        return len(self._calls)
 
     @property
     def socket(self) -> socket.socket:
