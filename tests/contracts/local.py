@@ -5,6 +5,7 @@ from portside.core.introspection import PluginStatus
 from portside.core.plugin import SNAPSHOTTER
 from portside.engine.events import Exchange
 from portside.engine.introspection import LocalIntrospection
+from portside.engine.mounts import MountKeeper
 from portside.metadata.database import Database
 from portside.metadata.store import Metadata
 from portside.snapshots.native import NativeDriver
@@ -20,6 +21,8 @@ class LocalServices:
         self.containers = metadata.containers(namespace)
         self.leases = metadata.leases(namespace)
         self.events = backend.exchange.bind(namespace)
+        self.sandboxes = metadata.sandboxes(namespace)
+        self.mounts = backend.mounts.bind(namespace, lease)
         self._metadata = metadata
 
     def snapshotter(self, name=""):
@@ -39,6 +42,9 @@ class LocalBackend:
         self.drivers = drivers
         self.metadata = Metadata(self.db, self.blobs, drivers, self.exchange.emit)
         self.namespaces = self.metadata.namespaces
+        self.targets, self.files = root / "targets", root / "files"
+        self.files.mkdir(exist_ok=True)
+        self.mounts = MountKeeper(self.metadata, str(self.targets), [str(self.files)])
         self.introspection = LocalIntrospection(
             self.metadata.uuid, [PluginStatus(SNAPSHOTTER, name) for name in drivers]
         )
@@ -47,5 +53,6 @@ class LocalBackend:
         return LocalServices(self, namespace, lease)
 
     async def close(self):
+        await self.mounts.close()
         await self.metadata.close()
         await self.db.close()

@@ -5,7 +5,9 @@ import pytest
 from tests.contracts.content import ContentContract
 from tests.contracts.events import EventContract
 from tests.contracts.local import LocalBackend
+from tests.contracts.mounts import MountsContract
 from tests.contracts.records import ContainerContract, ImageContract, LeaseContract, NamespaceContract
+from tests.contracts.sandboxes import OurSandboxStoreContract
 from tests.contracts.snapshotter import SnapshotterContract
 
 
@@ -47,3 +49,15 @@ class TestSnapshotter(SnapshotterContract):
 
 class TestEvents(EventContract):
     pass
+
+
+class TestSandboxes(OurSandboxStoreContract):
+    pass
+
+
+class TestMounts(MountsContract):
+    def targets(self, backend):
+        return str(backend.targets)
+
+    def root(self, backend):
+        return str(backend.files)

@@ -12,7 +12,9 @@ from portside.wire.pb.containerd.services.namespaces.v1 import namespace_pb2
 from tests.contracts.content import ContentContract
 from tests.contracts.events import EventContract
 from tests.contracts.local import LocalBackend
+from tests.contracts.mounts import MountsContract
 from tests.contracts.records import ContainerContract, ImageContract, LeaseContract, NamespaceContract
+from tests.contracts.sandboxes import OurSandboxStoreContract
 from tests.contracts.snapshotter import SnapshotterContract
 
 NAMESPACES = "/containerd.services.namespaces.v1.Namespaces"
@@ -25,6 +27,7 @@ async def backend(tmp_path):
     with tempfile.TemporaryDirectory(prefix="portside") as short:
         await server.listen_unix(str(Path(short, "socket")))
         async with await RemoteBackend.connect(str(Path(short, "socket"))) as remote:
+            remote.targets, remote.files = local.targets, local.files
             yield remote
         await server.drain(5)
     await local.close()
@@ -78,3 +81,15 @@ class TestSnapshotter(SnapshotterContract):
 
 class TestEvents(EventContract):
     pass
+
+
+class TestSandboxes(OurSandboxStoreContract):
+    pass
+
+
+class TestMounts(MountsContract):
+    def targets(self, backend):
+        return str(backend.targets)
+
+    def root(self, backend):
+        return str(backend.files)

@@ -6,9 +6,9 @@ records. Source: containerd.services.sandbox.v1 (Store, Controller).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from portside.core.anymessage import AnyMessage
 from portside.core.mount import Mount
@@ -140,3 +140,7 @@ class SandboxController(Protocol):
     async def update(self, id: str, sandbox: Sandbox, fieldpaths: Sequence[str] = ()) -> None:
         """Hear that the record has changed."""
         ...
+
+
+ControllerOf: TypeAlias = Callable[[str], SandboxController]
+"""A controller for a namespace: what a plugin of ``io.containerd.sandbox.controller.v1`` is."""

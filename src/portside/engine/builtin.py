@@ -15,7 +15,11 @@ from portside.core.plugin import (
     IMAGE_VERIFIER,
     LEASE,
     METADATA,
+    MOUNT_HANDLER,
+    MOUNT_MANAGER,
     RUNTIME,
+    SANDBOX_CONTROLLER,
+    SANDBOX_STORE,
     SNAPSHOTTER,
     STREAMING,
     TRANSFER,
@@ -25,9 +29,9 @@ from portside.core.plugin import (
     SkipPlugin,
 )
 from portside.engine.events import Exchange
+from portside.engine.restart import RestartConfig
 from portside.engine.streaming import StreamManager
 from portside.engine.transfer.config import TransferConfig
-from portside.engine.restart import RestartConfig
 from portside.metadata.database import Database
 from portside.metadata.opening import refuse_loss
 from portside.metadata.store import Metadata
@@ -68,9 +72,13 @@ def _things(init: Init) -> Iterator[object]:
             yield from driver.ids()
 
 
+OURS = object()
+"""What stands for a part that is seen through others."""
+
+
 def _present(init: Init) -> Any:
     """For parts that are seen through others: the leases of the metadata, the tasks of the engine."""
-    return True
+    return OURS
 
 
 PLUGINS = (
@@ -84,10 +92,11 @@ PLUGINS = (
     Plugin(DIFFER, "walking", _present, requires=(METADATA,)),
     Plugin(IMAGE_VERIFIER, "bindir", _present),
     Plugin(STREAMING, "manager", lambda init: StreamManager(), requires=(METADATA,)),
-    Plugin(
-        TRANSFER, "local", lambda init: TransferConfig.from_config(init.config), requires=(LEASE, METADATA, DIFFER)
-    ),
+    Plugin(TRANSFER, "local", lambda init: TransferConfig.from_config(init.config), requires=(LEASE, METADATA, DIFFER)),
     Plugin(RUNTIME, "task", _present, requires=(METADATA, EVENT)),
+    Plugin(MOUNT_MANAGER, "sqlite", _present, requires=(METADATA, MOUNT_HANDLER)),
+    Plugin(SANDBOX_STORE, "local", _present, requires=(METADATA,)),
+    Plugin(SANDBOX_CONTROLLER, "shim", _present, requires=(RUNTIME, EVENT)),
     Plugin(
         CONTAINER_MONITOR,
         "restart",

@@ -26,23 +26,30 @@ from portside.core.plugin import (
     GC,
     IMAGE_VERIFIER,
     METADATA,
+    MOUNT_HANDLER,
+    MOUNT_MANAGER,
+    SANDBOX_CONTROLLER,
     SNAPSHOTTER,
     STREAMING,
     TRANSFER,
     VERBS,
 )
+from portside.core.sandboxes import ControllerOf
 from portside.core.settings import ImageVerifiers, ProxyPlugin, StreamProcessor
 from portside.core.tasks import TaskService
 from portside.engine.autoremove import AutoRemove
+from portside.engine.builtin import OURS
 from portside.engine.events import Exchange
 from portside.engine.gc import Policy, Scheduler
 from portside.engine.graph import PluginGraph
 from portside.engine.introspection import LocalIntrospection
+from portside.engine.mounts import MountKeeper
 from portside.engine.outside import DIFF_SERVICE, Outside, differ_order
 from portside.engine.ownership import RootLock
 from portside.engine.plugins import registered
 from portside.engine.proxies import Proxies
 from portside.engine.restart import RestartMonitor
+from portside.engine.sandboxes import ShimSandboxes
 from portside.engine.services import LocalServices
 from portside.engine.tasks import SHIM_STATS, TaskManager
 from portside.engine.transfer.service import Transfers
@@ -80,6 +87,15 @@ class LocalBackend:
         self._metadata: Metadata = graph.get(METADATA)
         self._exchange: Exchange = graph.get(EVENT)
         self._supervisor = Supervisor(str(config.state), str(config.root), self._exchange.forward)
+        self._mounts: MountKeeper | None = None
+        if graph.all(MOUNT_MANAGER):
+            targets = config.state / f"{MOUNT_MANAGER}.sqlite" / "t"
+            self._mounts = MountKeeper(self._metadata, str(targets), (str(config.root),), graph.all(MOUNT_HANDLER))
+        self._sandboxes = ShimSandboxes(str(config.state), str(config.root), self._supervisor, self._exchange.emit)
+        self._controllers: dict[str, ControllerOf] = {
+            name: self._sandboxes.bind if controller is OURS else controller
+            for name, controller in graph.all(SANDBOX_CONTROLLER).items()
+        }
         self._tasks = TaskManager(self._supervisor, self._metadata.containers, config.timeouts.get(SHIM_STATS, 2.0))
         self._collector = Scheduler(self._metadata, Policy.from_config(config.plugins.get(f"{GC}.scheduler", {})))
         uri = f"{METADATA}.sqlite"
@@ -130,6 +146,9 @@ class LocalBackend:
 
     async def _start(self) -> None:
         await self._supervisor.start()
+        await self._sandboxes.start()
+        if self._mounts is not None:
+            await self._mounts.start()
         self._collector.start()
         self._backups.start()
         if self.restarts is not None:
@@ -168,7 +187,8 @@ class LocalBackend:
         """The services of ``namespace``; InvalidArgument if the name is not allowed."""
         check_identifier(namespace, "namespace")
         return LocalServices(
-            namespace, lease, self._metadata, self._exchange, self._task_service, self._outside,
+            namespace, lease, self._metadata, self._exchange, self._task_service, self._outside, self._mounts,
+            self._controllers,
             transfers=self._transfers,
         )  # fmt: skip
 
@@ -190,7 +210,10 @@ class LocalBackend:
         self._transfers.close()
         await self._collector.close()
         await self._backups.close()
+        await self._sandboxes.close()
         await self._supervisor.close()
+        if self._mounts is not None:
+            await self._mounts.close()
         await self._proxies.close()  # before the metadata, which waits for calls that are under way
         await self._metadata.close()
         await self._metadata.db.close()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from portside.core.content import ContentStore
 from portside.core.diff import DiffService
 from portside.core.labels import DEFAULT_SNAPSHOTTER
 from portside.core.leases import LeaseManager
+from portside.core.sandboxes import ControllerOf, SandboxController
 from portside.core.tasks import TaskService
 from portside.engine.events import Events, Exchange
+from portside.engine.mounts import LocalMounts, MountKeeper
 from portside.engine.outside import Outside
 from portside.engine.streaming import LocalStreaming
 from portside.engine.transfer.service import LocalTransfer, Transfers
+from portside.errors import NotFound, Unimplemented
 from portside.metadata.containers import Containers
 from portside.metadata.images import Images
+from portside.metadata.sandboxes import Sandboxes
 from portside.metadata.schema import NAMESPACES
 from portside.metadata.snapshots import Snapshots
 from portside.metadata.store import Metadata
@@ -27,22 +31,27 @@ PREFERRED = ("overlayfs", "native")
 class LocalServices:
     """Made by ``LocalBackend.bind``; cheap, so one is made for each call."""
 
-    __slots__ = ("_exchange", "_metadata", "_outside", "_tasks", "_transfers", "lease", "namespace")
+    __slots__ = (
+        "_controllers", "_exchange", "_metadata", "_mounts", "_outside", "_tasks", "_transfers", "lease", "namespace",
+    )  # fmt: skip
 
     def __init__(
         self, namespace: str, lease: str, metadata: Metadata, exchange: Exchange, tasks: Callable[[str], TaskService],
-        outside: Outside | None = None,
+        outside: Outside | None = None, mounts: MountKeeper | None = None,
+        controllers: Mapping[str, ControllerOf] | None = None,
         *, transfers: Transfers | None = None,
     ) -> None:  # fmt: skip
         self.namespace, self.lease = namespace, lease
         self._metadata, self._exchange, self._tasks = metadata, exchange, tasks
         self._transfers = transfers or Transfers()
         self._outside = outside or Outside()
+        self._mounts, self._controllers = mounts, controllers or {}
 
     def with_lease(self, lease: str) -> LocalServices:
         """The same, everything made held by ``lease``."""
         return LocalServices(
-            self.namespace, lease, self._metadata, self._exchange, self._tasks, self._outside,
+            self.namespace, lease, self._metadata, self._exchange, self._tasks, self._outside, self._mounts,
+            self._controllers,
             transfers=self._transfers,
         )  # fmt: skip
 
@@ -80,6 +89,24 @@ class LocalServices:
     def diff(self) -> DiffService:
         """Layers to snapshots and back."""
         return self._outside.diff(self.namespace, self.content)
+
+    @property
+    def mounts(self) -> LocalMounts:
+        """Activated mounts; Unimplemented where the plugin is disabled."""
+        if self._mounts is None:
+            raise Unimplemented("mounts: the mount manager of this engine is disabled")
+        return self._mounts.bind(self.namespace, self.lease)
+
+    @property
+    def sandboxes(self) -> Sandboxes:
+        """Records of sandboxes."""
+        return self._metadata.sandboxes(self.namespace)
+
+    def sandbox_controller(self, name: str) -> SandboxController:
+        """By name; NotFound."""
+        if name not in self._controllers:
+            raise NotFound(f"sandbox controller {name[:100]!r}: there is none of this name")
+        return self._controllers[name](self.namespace)
 
     @property
     def streaming(self) -> LocalStreaming:

@@ -15,7 +15,9 @@ from portside.remote.events import RemoteEvents
 from portside.remote.images import RemoteImages
 from portside.remote.introspection import RemoteIntrospection
 from portside.remote.leases import RemoteLeases
+from portside.remote.mounts import RemoteMounts
 from portside.remote.namespaces import RemoteNamespaces
+from portside.remote.sandboxes import RemoteSandboxController, RemoteSandboxes
 from portside.remote.snapshots import RemoteSnapshotter
 from portside.remote.streaming import RemoteStreaming
 from portside.remote.tasks import RemoteTasks
@@ -153,6 +155,20 @@ class RemoteServices:
     def diff(self) -> RemoteDiff:
         """Layers to snapshots and back."""
         return RemoteDiff(self._backend.channel, self._namespace, self._lease)
+
+    @property
+    def mounts(self) -> RemoteMounts:
+        """Activated mounts."""
+        return RemoteMounts(self._backend.channel, self._namespace, self._lease)
+
+    @property
+    def sandboxes(self) -> RemoteSandboxes:
+        """Records of sandboxes."""
+        return RemoteSandboxes(self._backend.channel, self._namespace, self._lease)
+
+    def sandbox_controller(self, name: str) -> RemoteSandboxController:
+        """By name. One that the server does not have is told by its first call."""
+        return RemoteSandboxController(self._backend.channel, self._namespace, self._lease, name)
 
     @property
     def streaming(self) -> RemoteStreaming:

@@ -1,5 +1,7 @@
 """The directories of tasks: where containerd has them, so that tools which look there find what they know.
 
+Those of sandboxes that are shims look the same, below ``io.containerd.sandbox.controller.v1.shim``.
+
     <state>/io.containerd.runtime.v2.task/<namespace>/<id>/     the bundle, 0700
         config.json        the runtime spec, the bytes that the client sent
         address            unix:///…  of the shim's socket
@@ -54,9 +56,9 @@ class Bundle:
 class Bundles:
     """All bundles below one ``state`` and ``root``. Blocking, though seldom for long: call it in a thread."""
 
-    def __init__(self, state: str, root: str) -> None:
-        self._state = f"{os.path.abspath(state)}/{PLUGIN}"
-        self._root = f"{os.path.abspath(root)}/{PLUGIN}"
+    def __init__(self, state: str, root: str, plugin: str = PLUGIN) -> None:
+        self._state = f"{os.path.abspath(state)}/{plugin}"
+        self._root = f"{os.path.abspath(root)}/{plugin}"
         self._sockets = f"{os.path.abspath(state)}/s"
 
     def prepare(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from portside.errors import PortsideError, Unavailable
 from portside.shim.sockets import connectable
-from portside.wire.codec import Message, decode, encode
+from portside.wire.codec import Message, Table, decode, encode
 from portside.wire.tables.containerd_task import SERVICES
 from portside.wire.ttrpc.client import TtrpcClient
 
@@ -28,10 +28,14 @@ METHODS = SERVICES[SERVICE]
 class ShimConnection:
     """The caller's side of a shim's socket."""
 
-    def __init__(self, address: str, namespace: str, service: str = SERVICE) -> None:
+    def __init__(
+        self, address: str, namespace: str, service: str = SERVICE,
+        methods: Mapping[str, tuple[Table, Table, bool, bool]] = METHODS,
+    ) -> None:  # fmt: skip
         self.address = address
         self._metadata = {"containerd-namespace-ttrpc": namespace}
         self._service = service
+        self._methods = methods
         self._client: TtrpcClient | None = None
         self._lock = asyncio.Lock()
 
@@ -41,7 +45,7 @@ class ShimConnection:
         The shim's own error, DeadlineExceeded after ``timeout`` seconds, or Unavailable if nobody listens or the
         connection was lost; whether the call had an effect is then unknown.
         """
-        request, response, _, _ = METHODS[method]
+        request, response, _, _ = self._methods[method]
         client = await self._connected()
         answer = await client.call(
             self._service, method, encode(request, fields), timeout=timeout, metadata=self._metadata

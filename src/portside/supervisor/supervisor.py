@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import sys
 import time
 from collections import OrderedDict
@@ -160,12 +161,17 @@ class Supervisor:
         self._tasks[namespace, id] = task
         return pid
 
+    async def spawn_shim(self, bundle: Bundle, listener: socket.socket, address: str) -> int:
+        """A shim of ours for ``bundle``, whoever keeps that, listening on ``listener``: a pidfd, the caller's."""
+        config = Config(bundle.namespace, bundle.id, bundle.path, address, self._events, self._cache_dir)
+        _, pidfd = await self._zygote.spawn(config, listener)
+        return pidfd
+
     async def _start_shim(self, namespace: str, id: str, spec: bytes) -> ShimTask:
         """A bundle, and a shim that listens: our own, from the zygote."""
         bundle, listener, address = await in_thread(self._bundles.create, namespace, id, spec)
         try:
-            config = Config(namespace, id, bundle.path, address, self._events, self._cache_dir)
-            _, pidfd = await self._zygote.spawn(config, listener)
+            pidfd = await self.spawn_shim(bundle, listener, address)
         except BaseException:
             await in_thread(self._bundles.remove, bundle)
             raise

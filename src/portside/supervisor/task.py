@@ -172,10 +172,10 @@ class ShimTask:
         try:
             if self._dead is None:
                 await self.connection.call("Shutdown", {"id": self.id}, SHUTDOWN_TIMEOUT)
-                if self._pidfd >= 0 and not await _ended_within(self._pidfd, SHUTDOWN_TIMEOUT):
+                if self._pidfd >= 0 and not await ended_within(self._pidfd, SHUTDOWN_TIMEOUT):
                     raise DeadlineExceeded("it stays")
         except PortsideError as error:
-            if self._pidfd >= 0 and not await _ended_within(self._pidfd, 0.0):
+            if self._pidfd >= 0 and not await ended_within(self._pidfd, 0.0):
                 log.warning("task %s/%s: shim does not end (%s), killing it", self.namespace, self.id, error)
                 with contextlib.suppress(ProcessLookupError):  # It has ended, and init has seen that.
                     signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -244,7 +244,7 @@ class ShimTask:
     async def _is_dead(self) -> bool:
         if self._pidfd >= 0:
             # A lost connection and the end of the process are one event that comes in two parts.
-            return await _ended_within(self._pidfd, 0.5)
+            return await ended_within(self._pidfd, 0.5)
         record = await in_thread(Record.read, self.bundle.path)
         return record is None or not record.shim_alive()
 
@@ -291,7 +291,7 @@ def nanoseconds(timestamp: Mapping[str, Any] | None) -> int:
     return timestamp["seconds"] * 1_000_000_000 + timestamp["nanos"] if timestamp is not None else 0
 
 
-async def _ended_within(pidfd: int, timeout: float) -> bool:
+async def ended_within(pidfd: int, timeout: float) -> bool:
     """Whether the process has ended, or does within ``timeout`` seconds."""
     loop = asyncio.get_running_loop()
     duplicate = os.dup(pidfd)  # The loop keeps one callback for a descriptor, and the original may have one.

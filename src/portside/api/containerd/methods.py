@@ -10,7 +10,9 @@ from portside.api.containerd import (
     images,
     introspection,
     leases,
+    mounts,
     namespaces,
+    sandboxes,
     snapshots,
     streaming,
     tasks,
@@ -21,8 +23,9 @@ from portside.core.services import Backend
 from portside.wire.grpc.service import Method, methods_of
 
 SERVICES = (
-    "containers", "content", "diff", "events", "healthcheck", "images", "introspection", "leases", "namespaces",
-    "snapshots", "streaming", "tasks", "transfer", "version",
+    "containers", "content", "diff", "events", "healthcheck", "images", "introspection", "leases", "mounts",
+    "namespaces", "sandbox-controllers", "sandboxes", "snapshots", "streaming", "tasks",
+    "transfer", "version",
 )  # fmt: skip
 """The ids under which containerd shows these as plugins."""
 
@@ -37,7 +40,10 @@ def containerd_methods(backend: Backend) -> list[Method]:
         *methods_of(images.SERVICE, images.ImagesService(backend)),
         *methods_of(introspection.SERVICE, introspection.IntrospectionService(backend)),
         *methods_of(leases.SERVICE, leases.LeasesService(backend)),
+        *methods_of(mounts.SERVICE, mounts.MountsService(backend)),
         *methods_of(namespaces.SERVICE, namespaces.NamespacesService(backend)),
+        *methods_of(sandboxes.STORE, sandboxes.SandboxStoreService(backend)),
+        *methods_of(sandboxes.CONTROLLER, sandboxes.SandboxControllerService(backend)),
         *methods_of(snapshots.SERVICE, snapshots.SnapshotsService(backend)),
         *methods_of(streaming.SERVICE, streaming.StreamingService(backend)),
         *methods_of(tasks.SERVICE, tasks.TasksService(backend)),

@@ -1,0 +1,92 @@
+"""A sandbox as the daemon sees it: calls to the shim that it is, each with a deadline, and the shim's end.
+
+What belongs here: one sandbox. Which sandboxes there are, and events, is the controller's (``engine/sandboxes.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from typing import Any
+
+from portside.core.sandboxes import SandboxExit
+from portside.errors import PortsideError, Unavailable
+from portside.supervisor.bundles import Bundle
+from portside.supervisor.connection import FOREVER, ShimConnection
+from portside.supervisor.task import ended_within, nanoseconds
+from portside.wire.codec import Message
+from portside.wire.tables.containerd_runtime_sandbox_v1 import SERVICES
+
+SERVICE = "containerd.runtime.sandbox.v1.Sandbox"
+CALL_TIMEOUT = 10.0
+"""Seconds for a call."""
+END_TIMEOUT = 5.0
+"""Seconds for a shim to end after it was told to."""
+KILLED = 128 + signal.SIGKILL
+"""The status of a sandbox whose shim ended by itself."""
+
+
+class ShimSandbox:
+    """One sandbox. ``close`` lets go of it; it goes on."""
+
+    def __init__(self, bundle: Bundle, address: str, pidfd: int) -> None:
+        """``pidfd`` (owned from now on) is of the shim; -1 if it was there before us."""
+        self.bundle = bundle
+        self.address = address
+        self._connection = ShimConnection(address, bundle.namespace, SERVICE, SERVICES[SERVICE])
+        self._pidfd = pidfd
+        self._ending: asyncio.Task[SandboxExit] | None = None
+
+    async def call(self, method: str, timeout: float = CALL_TIMEOUT, **fields: Any) -> Message:
+        """The shim's answer; its own error, DeadlineExceeded, or Unavailable if it is gone."""
+        return await self._connection.call(method, {"sandbox_id": self.bundle.id, **fields}, timeout)
+
+    async def wait(self) -> SandboxExit:
+        """Returns when it has ended, by StopSandbox or with its shim. One call to the shim serves all who wait."""
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._wait(), name=f"wait for sandbox {self.bundle.id}")
+        await asyncio.wait([self._ending])  # Who stops to wait does not stop the others.
+        if self._ending.cancelled():
+            raise Unavailable(f"wait for sandbox {self.bundle.id}: the daemon lets go of it")
+        return self._ending.result()
+
+    async def end(self) -> None:
+        """The sandbox is shut down, or to be given up: see that the shim ends."""
+        if self._pidfd >= 0 and not await ended_within(self._pidfd, END_TIMEOUT):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of the shim."""
+        ending, self._ending = self._ending, None
+        if ending is not None:
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
+        await self._connection.close()
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd >= 0:
+            os.close(pidfd)
+
+    async def _wait(self) -> SandboxExit:
+        while True:
+            try:
+                answer = await self.call("WaitSandbox", FOREVER)
+                return SandboxExit(answer["exit_status"], nanoseconds(answer["exited_at"]))
+            except PortsideError:
+                if await self.is_dead():
+                    return SandboxExit(KILLED, time.time_ns())
+                await asyncio.sleep(0.2)  # It is alive, so it will answer again.
+
+    async def is_dead(self) -> bool:
+        """Whether the shim is gone."""
+        if self._pidfd >= 0:
+            return await ended_within(self._pidfd, 0.5)
+        try:
+            await self.call("PingSandbox")
+        except PortsideError:
+            return True  # Nobody listens, or it is not this sandbox any more.
+        return False
