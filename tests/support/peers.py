@@ -98,7 +98,11 @@ def _tcp(port: int) -> bool:
 class Daemon:
     """Our daemon on a private root, as a process of its own; it can be killed and started again."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, config: str = "") -> None:
+        """``config``: the text of a configuration file."""
+        self.config = directory / "config.toml" if config else None
+        if self.config is not None:
+            self.config.write_text(config)
         self.root, self.state = directory / "root", directory / "state"
         self.socket = self.state / "portside.sock"
         self.log = directory / "daemon.log"
@@ -108,6 +112,7 @@ class Daemon:
         """Returns when it answers."""
         command = [sys.executable, "-m", "portside.cli.main", "daemon", "--root", str(self.root)]
         command += ["--state", str(self.state), "-l", "debug"]
+        command += ["-c", str(self.config)] if self.config is not None else []
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         wait_for(lambda: self._running() and accepts(self.socket), f"the daemon, see {self.log}")

@@ -106,7 +106,7 @@ class ForeignKeeper:
             raise Unknown(f"snapshotter {self.name}: {name!r}, which is new, is said to exist: {error}") from error
         except BaseException:
             self.forget([number])
-            self.background.spawn(self.collect(), f"collection in {self.name}")  # not awaited: it may want our lock
+            self.collect_soon()
             raise
         self.driver.keep(number, mounts)
         return number
@@ -133,6 +133,10 @@ class ForeignKeeper:
     def reconcile(self) -> None:
         """Let the next ``collect`` look for what a crash left."""
         self._dirty = True
+
+    def collect_soon(self) -> None:
+        """``collect``, for whoever holds the lock of a target, which it may want."""
+        self.background.spawn(self.collect(), f"collection in {self.name}")
 
     async def collect(self) -> list[str]:
         """Remove what is garbage there; the failures, tried again the next time. Returns after ``PATIENCE``."""
@@ -250,6 +254,7 @@ class ForeignSnapshots(Snapshots):
                 return await super()._create(key, parent, kind, labels)
             except TargetExists:
                 await self._adopt(target, parent, labels)
+                self._foreign.collect_soon()  # some have made what they were asked for before they see that it is there
                 raise AlreadyExists(f"target snapshot {target!r} of {self._foreign.name}: already exists") from None
 
     async def _adopt(self, target: str, parent: str, labels: dict[str, str]) -> None:
