@@ -7,7 +7,6 @@ import os
 import secrets
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 

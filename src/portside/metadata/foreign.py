@@ -65,6 +65,7 @@ class ForeignKeeper:
         self.targets: KeyedLocks[str] = KeyedLocks()
         """Held while a target is adopted or removed."""
         self._foreign = foreign
+        self._asked = {"default"}  # and those in which something was asked for; records may not have come of it
         self._names: dict[int, str] = {}
         for scope in db.state.scopes(SNAPSHOTS):
             if scope[1] == self.name:
@@ -95,6 +96,7 @@ class ForeignKeeper:
         """Make a new snapshot there; its number. ``TargetExists`` if what its label asks for is there already."""
         number = self.allocate()
         name = self._names[number] = f"{namespace}/{number}/{info.name}"
+        self._asked.add(namespace)
         there = self.there(namespace)
         make = there.view if info.kind == Kind.VIEW else there.prepare
         try:
@@ -166,7 +168,7 @@ class ForeignKeeper:
     async def _walk(self) -> dict[str, tuple[str, SnapshotInfo]]:
         """All that is there by name, with a namespace that it is seen from; most snapshotters know no namespaces."""
         found: dict[str, tuple[str, SnapshotInfo]] = {}
-        for namespace in {*self.db.state.rows(NAMESPACES, ()), *(s[0] for s in self.db.state.scopes(SNAPSHOTS))}:
+        for namespace in {*self.db.state.rows(NAMESPACES, ()), *self._asked}:
             async for info in self.there(namespace).walk():
                 found.setdefault(info.name, (namespace, info))
         return found
@@ -283,7 +285,8 @@ class ForeignSnapshots(Snapshots):
             raise
 
     async def _found_there(self, target: str, parent: str) -> SnapshotInfo:
-        wanted = f"labels.{json.dumps(SNAPSHOT_REF)}=={json.dumps(target)},parent=={json.dumps(parent)}"
+        wanted = f"labels.{json.dumps(SNAPSHOT_REF)}=={json.dumps(target)}"
+        wanted += f",parent=={json.dumps(parent)}" if parent else ""  # without one the field is not there
         found: AsyncIterator[SnapshotInfo] = self._there.walk([wanted])
         async for info in found:
             if info.kind == Kind.COMMITTED and info.labels.get(SNAPSHOT_REF) == target and info.parent == parent:
