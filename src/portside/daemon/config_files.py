@@ -3,7 +3,7 @@
 Imports are followed as containerd does it: breadth first, a file's own imports after it; relative paths start at the
 importing file; a path with ``*`` is a pattern that may match nothing; a file that several others name is read once. A
 file that imports one of those that led to it is refused (containerd passes over it in silence), unless a pattern
-matched it by the way.
+matched it by the way, or it is the file itself: containerd 1.6 writes that into what it dumps.
 
 Merging, as containerd's: later files win; ``""``, ``0`` and ``false`` outside of ``plugins`` mean "not set";
 ``disabled_plugins``, ``required_plugins`` and ``imports`` are joined without repeats; tables of plugins are merged
@@ -96,6 +96,8 @@ def _imports(source: Source, chain: tuple[str, ...]) -> list[Path]:
         if "*" in path:
             matches = sorted(glob.glob(path, include_hidden=True))
             found += [Path(match) for match in matches if os.path.realpath(match) not in chain]
+        elif os.path.realpath(path) == chain[-1]:
+            continue
         elif os.path.realpath(path) in chain:
             circle = [*chain[chain.index(os.path.realpath(path)) :], os.path.realpath(path)]
             raise InvalidArgument(f"configuration {source.path}: imports go in a circle: {' → '.join(circle)}")
