@@ -16,6 +16,10 @@ class KeyedLocks(Generic[K]):
     def __init__(self) -> None:
         self._locks: dict[K, tuple[asyncio.Lock, int]] = {}
 
+    def __contains__(self, key: K) -> bool:
+        """Whether somebody holds it or waits for it."""
+        return key in self._locks
+
     @asynccontextmanager
     async def one(self, key: K) -> AsyncIterator[None]:
         """Hold ``key``; who wants it meanwhile waits, in order."""

@@ -7,9 +7,10 @@ record. Both hold the digest's lock, so that bytes that have just been promised 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import TypeVar
 
 from portside.content.blobs import BlobStore
@@ -29,6 +30,8 @@ T = TypeVar("T")
 
 _BATCH = 64
 """Blobs deleted at a time."""
+_SLICE = 1000
+"""Records looked at between two turns of the event loop."""
 
 
 class BlobKeeper:
@@ -39,6 +42,8 @@ class BlobKeeper:
         self.open_refs: set[tuple[str, str]] = set()
         """Namespace and ref of every writer that is open now."""
         self._locks: KeyedLocks[Digest] = KeyedLocks()
+        self._removing: Collection[Digest] = ()
+        self._removed: asyncio.Future[None] | None = None
         self._doomed: set[Digest] = set()
         self._doomed_ingests: set[str] = set()
         db.published.append(self._watch)
@@ -49,6 +54,8 @@ class BlobKeeper:
         if digest is None:
             yield
             return
+        while digest in self._removing and self._removed is not None:
+            await asyncio.shield(self._removed)
         async with self._locks.one(digest):
             yield
 
@@ -60,14 +67,17 @@ class BlobKeeper:
         at all, which looks more like a disk that is not mounted.
         """
         sizes = await in_thread(lambda: dict(self.blobs.digests()))
-        self._doomed.update(digest for digest in sizes if not self._is_wanted(digest))
+        async for digest in _in_slices(list(sizes)):
+            if not self._is_wanted(digest):
+                self._doomed.add(digest)
         state = self.db.state
-        records = [(scope, info) for scope in state.scopes(CONTENT) for info in state.rows(CONTENT, scope).values()]
+        records = [(scope, key) for scope in state.scopes(CONTENT) for key in state.rows(CONTENT, scope)]
         if records and not sizes:
             log.error("content store %s: there is no blob at all, and %d are recorded", self.blobs.root, len(records))
             records = []
-        for scope, info in records:
-            if sizes.get(info.digest) != info.size:
+        async for scope, key in _in_slices(records):
+            info = state.get(CONTENT, scope, key)
+            if info is not None and sizes.get(info.digest) != info.size:
                 await self._drop_damaged(scope, info.digest)
         keys = await in_thread(self.blobs.keys)
         known = self._ingest_keys()
@@ -102,12 +112,24 @@ class BlobKeeper:
         return failures + list(failed.values())
 
     async def _collect_blobs(self, digests: Sequence[Digest]) -> list[str]:
-        async with contextlib.AsyncExitStack() as stack:
-            for digest in digests:  # nobody else holds two of these locks, so the order does not matter
-                await stack.enter_async_context(self.locked(digest))
-            self._doomed.difference_update(digests)
-            unwanted = [digest for digest in digests if not self._is_wanted(digest)]
-            failed = await in_thread(_each, self.blobs.remove, unwanted)
+        """``digests`` without a lock for each, which takes longer than the removal; those that are locked come last."""
+        free = [digest for digest in digests if digest not in self._locks]
+        self._removing, removed = frozenset(free), asyncio.get_running_loop().create_future()
+        self._removed = removed
+        try:
+            failures = await self._remove(free)
+        finally:
+            self._removing = ()
+            removed.set_result(None)
+        for digest in set(digests).difference(free):
+            async with self._locks.one(digest):
+                failures += await self._remove([digest])
+        return failures
+
+    async def _remove(self, digests: Sequence[Digest]) -> list[str]:
+        self._doomed.difference_update(digests)
+        unwanted = [digest for digest in digests if not self._is_wanted(digest)]
+        failed = await in_thread(_each, self.blobs.remove, unwanted)
         self._doomed.update(failed)
         return list(failed.values())
 
@@ -135,6 +157,14 @@ class BlobKeeper:
     def _ingest_keys(self) -> set[str]:
         state = self.db.state
         return {ingest.key for scope in state.scopes(INGESTS) for ingest in state.rows(INGESTS, scope).values()}
+
+
+async def _in_slices(items: Sequence[T]) -> AsyncIterator[T]:
+    """``items``, with a turn for everybody else now and then."""
+    for count, item in enumerate(items, 1):
+        yield item
+        if count % _SLICE == 0:
+            await asyncio.sleep(0)
 
 
 def _each(work: Callable[[T], None], items: Sequence[T]) -> dict[T, str]:

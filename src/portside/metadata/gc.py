@@ -17,12 +17,12 @@ from typing import Any
 from portside.metadata.background import Background
 from portside.metadata.database import Database, Transaction
 from portside.metadata.leases import remove_lease
-from portside.metadata.marking import Marking, advance
+from portside.metadata.marking import Marking, NodeList, advance
 from portside.metadata.references import Node
 from portside.metadata.schema import IMAGES, LEASES, MOUNTS, SNAPSHOTS
 from portside.metadata.snapshots import remove_snapshot
 
-SLICE = 0.002
+SLICE = 0.001
 """Seconds the writer is held at a time."""
 BATCH = 64
 """Records removed in one transaction."""
@@ -120,16 +120,15 @@ class Collector:
         try:
             while not await self._db.write(lambda tx: marking.advance(time.perf_counter() + SLICE)):
                 pass
-            garbage: list[Node] = []
+            garbage = NodeList()
             finding = marking.garbage(garbage)
             while not await self._db.write(lambda tx: advance(finding, time.perf_counter() + SLICE)):
                 pass
             while garbage:
-                batch = garbage[: -BATCH - 1 : -1]
-                gone = await self._db.write(partial(_remove, marking=marking, batch=batch))
-                if gone is not None:
-                    report.add(gone)
-                    del garbage[-BATCH:]
+                batch = [garbage.pop() for _ in range(min(BATCH, len(garbage)))]
+                while (gone := await self._db.write(partial(_remove, marking=marking, batch=batch))) is None:
+                    pass
+                report.add(gone)
         finally:
             self._db.barrier = None
         report.next_expiry_ns = marking.next_expiry_ns

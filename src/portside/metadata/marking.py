@@ -9,7 +9,8 @@ next time.
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
+from array import array
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -37,6 +38,40 @@ _AGAIN_NS = 3600 * 1_000_000_000
 """When to look again at an ingest that is open beyond its time."""
 
 
+class NodeList:
+    """Many nodes without an object for each: Python's own collector would look at them all, and it stops everybody."""
+
+    def __init__(self) -> None:
+        self._places: list[tuple[Table[Any], Scope]] = []
+        self._numbers: dict[tuple[Table[Any], Scope], int] = {}
+        self._where = array("L")
+        self._keys: list[str] = []
+
+    def append(self, node: Node) -> None:
+        """Add one at the end."""
+        place = node[:2]
+        number = self._numbers.get(place)
+        if number is None:
+            number = self._numbers[place] = len(self._places)
+            self._places.append(place)
+        self._where.append(number)
+        self._keys.append(node[2])
+
+    def pop(self) -> Node:
+        """Take the last."""
+        return (*self._places[self._where.pop()], self._keys.pop())
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[Node]:
+        """From the first on; what is appended meanwhile comes, too."""
+        at = 0
+        while at < len(self._keys):
+            yield (*self._places[self._where[at]], self._keys[at])
+            at += 1
+
+
 class Marking:
     """One mark phase. All methods run in the writer thread.
 
@@ -51,7 +86,7 @@ class Marking:
         self._flat: set[Node] = set()
         self._grey: list[Node] = []
         self._leases: list[tuple[Scope, bool, Iterator[str]]] = []  # marked, with the resources that are to be followed
-        self._young: list[Node] = []
+        self._young = NodeList()
         self._held_back: dict[Node, list[Node]] = {}
         self._work = self._run()
         self.next_expiry_ns = 0
@@ -65,35 +100,41 @@ class Marking:
         """Whether it was reached so far, or a flat lease holds it."""
         return node[2] in self._marked[node[:2]] or node in self._flat
 
-    def garbage(self, found: list[Node]) -> Iterator[None]:
+    def garbage(self, found: NodeList) -> Iterator[None]:
         """Put all that is not kept into ``found``, holders after what they hold; in steps, after ``advance`` is done.
 
         So the last ones can be removed first, and nobody meets a manifest whose layers have gone.
         """
-        pending: dict[Node, int] = {}
+        pending: defaultdict[tuple[Table[Any], Scope], dict[str, int]] = defaultdict(dict)
         for node in self._nodes(kind.table for kind in KINDS if kind.kept is not Kept.ALWAYS):
             if not self.is_kept(node):
-                pending[node] = 0
+                pending[node[:2]][node[2]] = 0
             yield
-        for node in pending:
+        for place, keys in pending.items():
+            for key in keys:
+                for target in self._held((*place, key)):
+                    if target[2] in pending.get(target[:2], ()):
+                        pending[target[:2]][target[2]] += 1
+                yield
+        order = NodeList()
+        for place, keys in pending.items():
+            for key in [key for key, holders in keys.items() if not holders]:
+                order.append((*place, key))
+        for node in order:
+            pending[node[:2]].pop(node[2], None)
             for target in self._held(node):
-                if target in pending:
-                    pending[target] += 1
+                if target[2] in pending.get(target[:2], ()):
+                    pending[target[:2]][target[2]] -= 1
+                    if not pending[target[:2]][target[2]]:
+                        order.append(target)
             yield
-        ready = deque(node for node, holders in pending.items() if not holders)
-        order: list[Node] = []
-        while ready:
-            node = ready.popleft()
-            del pending[node]
-            order.append(node)
-            for target in self._held(node):
-                if target in pending:
-                    pending[target] -= 1
-                    if not pending[target]:
-                        ready.append(target)
+        for place, keys in pending.items():  # circles
+            for key in keys:
+                found.append((*place, key))
+                yield
+        while order:
+            found.append(order.pop())
             yield
-        order.extend(pending)  # circles
-        found.extend(reversed(order))
 
     def note(self, changes: Sequence[Change]) -> None:
         """The write barrier."""
@@ -112,8 +153,8 @@ class Marking:
             if record is not None:
                 self._consider(node, record)
             yield
-        while self._step():
-            yield
+            while self._step():
+                yield
         for node in self._young:
             record = self._state.get(*node)
             if record is not None and not self.is_kept(node):
