@@ -99,17 +99,31 @@ async def read_all(fd: int, limit: int = KEPT) -> bytes:
 
 async def write_all(fd: int, data: bytes) -> None:
     """Write ``data`` to the pipe ``fd``, which is closed at the end; a reader who goes away early is no error."""
-    loop = asyncio.get_running_loop()
-    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, os.fdopen(fd, "wb", 0))
-    writer = asyncio.StreamWriter(transport, protocol, None, loop)
     try:
-        with contextlib.suppress(ConnectionError):
-            writer.write(data)
-            await writer.drain()
-            transport.close()
-            await writer.wait_closed()
+        with contextlib.suppress(BrokenPipeError):
+            await write(fd, data)
     finally:
-        transport.abort()
+        os.close(fd)
+
+
+async def write(fd: int, data: bytes) -> None:
+    """Write all of ``data`` to the pipe ``fd``, waiting for its reader; BrokenPipeError if there is none any more."""
+    os.set_blocking(fd, False)
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            await _writable(fd)
+
+
+async def _writable(fd: int) -> None:
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_writer(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_writer(fd)
 
 
 def words(text: bytes, limit: int = KEPT) -> str:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from portside.core.anymessage import AnyMessage
 from portside.core.settings import StreamProcessor
-from portside.engine.programs import Program, read_all, start, words, write_all
+from portside.engine.programs import Program, read_all, start, words, write, write_all
 from portside.errors import DeadlineExceeded, InvalidArgument, PortsideError, ResourceExhausted, Unknown
 from portside.layers.compression import compression_of
 from portside.oci.descriptor import LAYER
@@ -175,23 +175,18 @@ class _Line:
         incoming, _ = await loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(source, "rb", 0)
         )
-        outgoing, protocol = await loop.connect_write_pipe(
-            asyncio.streams.FlowControlMixin, os.fdopen(entrance, "wb", 0)
-        )
-        writer = asyncio.StreamWriter(outgoing, protocol, None, loop)
         left = self._limit
         try:
             while data := await self._next(reader, what):
                 left -= len(data)
                 if left < 0:
                     raise ResourceExhausted(f"{what}: writes more than {self._limit} bytes")
-                writer.write(data)
-                await writer.drain()
-        except ConnectionError:
+                await write(entrance, data)
+        except BrokenPipeError:
             return  # the worker has ended; its answer tells why
         finally:
             incoming.close()
-            outgoing.close()
+            os.close(entrance)
 
     async def _next(self, reader: asyncio.StreamReader, what: str) -> bytes:
         try:
