@@ -36,6 +36,7 @@ VERBS = {
     "daemon": "Run the daemon",
     "serve-plugin": "Serve a part of ours as a proxy plugin of containerd",
     "config": "Print the daemon's configuration",
+    "doctor": "Explain, verify and repair what is on disk",
     "migrate": "Take over the root of a stopped containerd",
     "ctr": "containerd's own command, as far as we speak it",
 }

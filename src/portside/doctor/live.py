@@ -1,0 +1,97 @@
+"""What containers that have died have left outside the root: bundles, sockets, mounts, control groups.
+
+All of it is found by the bundles in the state directory, whose records name the processes and the group; nothing is
+guessed from names, as other engines on the machine may use the same ones. Reads only.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from portside.core.plugin import RUNTIME
+from portside.doctor.mounted import mounted
+from portside.doctor.report import Finding, Report
+from portside.linux.cgroups import Cgroup
+from portside.metadata.schema import CONTAINERS
+from portside.metadata.state import State
+from portside.shim.sockets import connectable
+from portside.supervisor.bundles import GONE, Bundle, Bundles
+from portside.supervisor.leftovers import Record
+
+TASKS = f"{RUNTIME}.task"
+
+
+def examine(root: Path, state_directory: Path, state: State, report: Report) -> None:
+    """Add what is found in ``state_directory`` to ``report``. A daemon looks after its own: nothing then."""
+    if report.running or not (state_directory / TASKS).is_dir():
+        return
+    lively: set[str] = set()
+    points = [mount.point for mount in mounted()]
+    for bundle in _bundles(root, state_directory):
+        record = Record.read(bundle.path)
+        alive = record is not None and (record.shim_alive() or any(map(record.alive, record.processes)))
+        if alive:
+            lively.add(bundle.address)
+            _check_alive(bundle, state, report)
+        else:
+            _dead(bundle, record, points, report)
+    _sockets(state_directory, lively, report)
+
+
+def _bundles(root: Path, state_directory: Path) -> list[Bundle]:
+    """All bundles, and those on their way out."""
+    found = []
+    for namespace in sorted(entry for entry in (state_directory / TASKS).iterdir() if entry.is_dir()):
+        for path in sorted(entry for entry in namespace.iterdir() if entry.is_dir() and not entry.is_symlink()):
+            work = root / TASKS / namespace.name / path.name
+            found.append(Bundle(namespace.name, path.name, str(path), str(work)))
+    return found
+
+
+def _check_alive(bundle: Bundle, state: State, report: Report) -> None:
+    if state.get(CONTAINERS, (bundle.namespace,), bundle.id) is None and not bundle.id.startswith(GONE):
+        detail = "it runs, and its container is not recorded; kill it, or start the daemon and remove the task"
+        report.findings.append(
+            Finding("task without container", f"{bundle.namespace}/{bundle.id}", detail, bundle.path)
+        )
+
+
+def _dead(bundle: Bundle, record: Record | None, points: list[str], report: Report) -> None:
+    name = f"{bundle.namespace}/{bundle.id}"
+    for point in points:
+        if point.startswith(f"{bundle.path}/"):
+            report.findings.append(Finding("orphan mount", name, "of a task that is dead", point, subject=bundle))
+    if record is not None and record.cgroup:
+        group = Cgroup.open(record.cgroup)
+        if group.exists():
+            where = next(iter(group.directories()), record.cgroup)
+            report.findings.append(Finding("orphan cgroup", name, "of a task that is dead", where, subject=record))
+    report.findings.append(Finding("orphan bundle", name, "of a task that is dead", bundle.path, subject=bundle))
+
+
+def _sockets(state_directory: Path, lively: set[str], report: Report) -> None:
+    place = state_directory / "s"
+    for path in sorted(place.iterdir()) if place.is_dir() else ():
+        if str(path) not in lively and path.is_socket() and not _accepts(path):
+            detail = "a socket on which nobody listens"
+            report.findings.append(Finding("orphan socket", path.name, detail, str(path)))
+
+
+def _accepts(path: Path) -> bool:
+    name, directory = connectable(str(path))
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(name)
+            return True
+        except OSError:
+            return False
+        finally:
+            if directory >= 0:
+                os.close(directory)
+
+
+def bundles_of(root: Path, state_directory: Path) -> Bundles:
+    """For a repair: what removes bundles."""
+    return Bundles(str(state_directory), str(root))
