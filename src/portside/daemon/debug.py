@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from types import CoroutineType, FrameType
+from types import AsyncGeneratorType, CoroutineType, FrameType
 from typing import Any, TextIO
 
 from portside.daemon.http import Answer, Page, Request, text_answer
@@ -134,6 +134,10 @@ def _task_stack(task: asyncio.Task[Any]) -> list[str]:
     awaited: Any = task.get_coro()
     while awaited is not None and len(lines) < MAX_FRAMES:
         frame: FrameType | None = None
+        if type(awaited).__name__ in ("async_generator_asend", "async_generator_athrow"):
+            # It has no attribute that says of which generator.
+            generators = [found for found in gc.get_referents(awaited) if isinstance(found, AsyncGeneratorType)]
+            awaited = generators[0] if generators else awaited
         if isinstance(awaited, CoroutineType):
             frame, following = awaited.cr_frame, awaited.cr_await
         elif hasattr(awaited, "ag_frame"):

@@ -25,7 +25,7 @@ from portside.wire.grpc.server import GrpcServer
 from portside.wire.ttrpc.server import TtrpcServer
 
 SOCKET_MODE = 0o660
-"""Of the gRPC socket; that of ttrpc, on which shims tell of their exits, is its owner's alone (0600)."""
+"""For the owner and the group that the configuration names, as containerd has it."""
 
 
 class Host:
@@ -70,7 +70,11 @@ class Host:
             backend = await LocalBackend.open(engine)
         except OSError as error:
             raise from_oserror(error, f"open root {config.root}, state {config.state}") from error
-        host = cls(config, backend)
+        try:
+            host = cls(config, backend)
+        except BaseException:
+            await backend.close()
+            raise
         try:
             await host._listen()
             check_required(config.required_plugins, backend.plugins, config.disabled_plugins)
@@ -86,6 +90,9 @@ class Host:
             except OSError as error:
                 raise from_oserror(error, f"listen on {path}") from error
         await self._ttrpc.start(self._config.ttrpc_socket)
+        await self._listen_tcp()
+        await self.observability.start(self._grpc)
+        # The last, since whoever sees it there takes the daemon to be ready.
         await self._grpc.listen_unix(self._config.socket, SOCKET_MODE)
         grpc, ttrpc = self._config.grpc, self._config.ttrpc
         for path, uid, gid in (
@@ -94,10 +101,9 @@ class Host:
         ):
             try:
                 os.chown(path, uid, gid)
+                os.chmod(path, SOCKET_MODE)  # that of ttrpc was ours alone until here
             except OSError as error:
                 raise from_oserror(error, f"give {path} to {uid}:{gid}") from error
-        await self._listen_tcp()
-        await self.observability.start(self._grpc)
 
     async def _listen_tcp(self) -> None:
         grpc = self._config.grpc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 
 from portside.daemon.addresses import parse_tcp
@@ -15,10 +16,12 @@ from portside.daemon.process_metrics import collect_build, collect_process
 from portside.daemon.task_metrics import collect_tasks
 from portside.daemon.tracing import Tracing
 from portside.engine.engine import LocalBackend
-from portside.errors import InvalidArgument
+from portside.errors import InvalidArgument, PortsideError
 from portside.metadata.gc import Report
 from portside.wire.grpc.server import GrpcServer
 from portside.wire.grpc.service import Method
+
+log = logging.getLogger(__name__)
 
 METRICS_PATH = "/v1/metrics"
 
@@ -28,7 +31,7 @@ class Observability:
 
     def __init__(self, config: DaemonConfig, backend: LocalBackend) -> None:
         self._config, self._backend = config, backend
-        self._tracing = Tracing.from_environment()
+        self._tracing = _tracing()
         self._grpc = GrpcMetrics(histogram=config.metrics.grpc_histogram) if config.metrics.address else None
         self._collections = CollectionMetrics()
         self._servers: list[HttpServer] = []
@@ -131,6 +134,15 @@ class CollectionMetrics:
             labels = label_text({"status": status})
             out.counter("containerd_gc_collections", "counter of gc scheduler collections", count, labels)
         out.histogram("containerd_gc_gc_seconds", "duration of gc scheduler collections", self._seconds)
+
+
+def _tracing() -> Tracing | None:
+    """None, and a warning, also where traces are asked for and cannot be had: they are not worth staying away for."""
+    try:
+        return Tracing.from_environment()
+    except PortsideError as error:
+        log.warning("%s", error)
+        return None
 
 
 def _path(address: str) -> str:
