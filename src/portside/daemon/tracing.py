@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -76,9 +77,19 @@ class Tracing:
     async def close(self) -> None:
         """Send what is left, for ``FLUSH_TIMEOUT`` at most."""
         loop = asyncio.get_running_loop()
-        flushing = loop.run_in_executor(None, self._provider.shutdown)
+        flushed = asyncio.Event()
+
+        def flush() -> None:
+            self._provider.shutdown()
+            try:
+                loop.call_soon_threadsafe(flushed.set)
+            except RuntimeError:
+                return  # the loop has not waited
+
+        # A thread that the end of the process does not wait for: the SDK tries again and again where nobody listens.
+        threading.Thread(target=flush, name="last spans", daemon=True).start()
         try:
-            await asyncio.wait_for(flushing, FLUSH_TIMEOUT)
+            await asyncio.wait_for(flushed.wait(), FLUSH_TIMEOUT)
         except TimeoutError:
             log.warning("traces: the last spans could not be sent within %g s", FLUSH_TIMEOUT)
 
