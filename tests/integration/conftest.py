@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.registry.conftest import HTPASSWD
 from tests.support import images, peers
 
 
@@ -22,6 +23,17 @@ def busybox(registry: str) -> str:
     if not images.BUSYBOX.exists():
         pytest.skip("needs busybox-static")
     return images.push(registry, "test/busybox", "latest", images.busybox_image())
+
+
+@pytest.fixture(scope="session")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A registry that wants ``user`` and ``secret``, with an image that an open one on the same directory took."""
+    directory = tmp_path_factory.mktemp("closed")
+    with peers.registry(directory) as open_host:
+        images.push(open_host, "test/closed", "1", images.make_image([images.tar_layer({"a": b"b"})]))
+    (directory / "htpasswd").write_text(HTPASSWD)
+    with peers.registry(directory, f"auth: {{htpasswd: {{realm: test, path: {directory}/htpasswd}}}}\n") as host:
+        yield host, f"{host}/test/closed:1"
 
 
 @pytest.fixture(scope="module")

@@ -71,15 +71,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def registry(directory: Path) -> Iterator[str]:
-    """Debian's docker-registry on loopback; its ``host:port``."""
+def registry(directory: Path, more: str = "") -> Iterator[str]:
+    """Debian's docker-registry on loopback, ``more`` added to its configuration; its ``host:port``."""
     need_program("docker-registry")
     port = free_port()
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "config.yml"
     config.write_text(
         f"version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {directory}/data}}\n"
-        f"  delete: {{enabled: true}}\nhttp: {{addr: 127.0.0.1:{port}}}\n"
+        f"  delete: {{enabled: true}}\nhttp: {{addr: 127.0.0.1:{port}}}\n{more}"
     )
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)

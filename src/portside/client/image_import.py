@@ -67,7 +67,8 @@ class ImportOptions:
     unpack: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
     index_name: str = ""
-    """A name for the archive's whole index."""
+    """A name for the archive's whole index: ``index.json`` as it is, or one that is made of what docker's archives
+    hold."""
     platforms: Sequence[Platform] = ()
     """Images for other platforms alone are left out; empty: all are taken."""
     unpacks: Sequence[UnpackConfiguration] = ()
@@ -317,8 +318,8 @@ class _Import:
             name = self._links.get(name, "")
         raise NotFound(f"archive: manifest.json names {str(path)[:200]!r}, which is not in it")
 
-    async def _write(self, document: Manifest | Index) -> Descriptor:
-        data = json.dumps(document.to_json(), separators=(",", ":")).encode()
+    async def _write(self, document: Manifest | Index, data: bytes = b"") -> Descriptor:
+        data = data or json.dumps(document.to_json(), separators=(",", ":")).encode()
         digest = Digest.of(data)
         labels = child_labels(document)
         try:
@@ -338,9 +339,12 @@ class _Import:
         return Descriptor(document.media_type, digest, len(data))
 
     async def _store_index(self, targets: list[Descriptor]) -> Image:
+        data = self._documents["index.json"] if "oci-layout" in self._documents else b""
         unique = tuple({target.digest: target for target in targets}.values())
-        written = await self._write(Index(INDEX, unique))
-        return await store_image(self._services, _checked(self._options.index_name), written, self._options.labels)
+        written = await self._write(parse_index(data, INDEX) if data else Index(INDEX, unique), data)
+        # Names that a caller makes by rules of its own are not ours to change.
+        name = self._options.index_name if self._options.names else _checked(self._options.index_name)
+        return await store_image(self._services, name, written, self._options.labels)
 
     # Checking -------------------------------------------------------------------------------------------------------
 

@@ -66,11 +66,10 @@ async def push(
     tell.say(f"Completed push to {destination}", "", sent)
 
 
-async def tag(services: Services, source: ImageStore, destination: ImageStore, tell: Teller) -> None:
-    """Give an image one more name, replacing what that stood for."""
+async def tag(services: Services, source: ImageStore, destination: ImageStore) -> None:
+    """Give an image one more name, replacing what that stood for. Nothing is told of it."""
     image = await services.images.get(source.name)
-    for made in await store_names(services, destination, image.target):
-        tell.say("saved", made.name, made.target)
+    await store_names(services, destination, image.target)
 
 
 async def mirror(

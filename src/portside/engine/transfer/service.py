@@ -66,7 +66,7 @@ class LocalTransfer:
             case ImageStore(), OCIRegistry():
                 await images.push(services, source, destination, config, tell)
             case ImageStore(), ImageStore():
-                await images.tag(services, source, destination, tell)
+                await images.tag(services, source, destination)
             case OCIRegistry(), OCIRegistry():
                 await images.mirror(services, source, destination, config, tell)
             case ImageImportStream(), ImageStore():
