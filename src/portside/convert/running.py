@@ -12,7 +12,7 @@ from portside.convert.basics import (
 )
 from portside.core.anymessage import AnyMessage
 from portside.core.events import Envelope
-from portside.core.introspection import PluginStatus
+from portside.core.introspection import Deprecation, PluginStatus
 from portside.core.tasks import Metric, Process, ProcessInfo, Status, TaskIO
 from portside.wire.pb.containerd.services.introspection.v1 import introspection_pb2
 from portside.wire.pb.containerd.types import event_pb2, metrics_pb2
@@ -119,3 +119,17 @@ def plugin_from_pb(message: introspection_pb2.Plugin) -> PluginStatus:
         text,
         "skip plugin" in text,
     )
+
+
+def deprecation_to_pb(deprecation: Deprecation) -> introspection_pb2.DeprecationWarning:
+    """Field by field."""
+    return introspection_pb2.DeprecationWarning(
+        id=deprecation.id,
+        message=deprecation.message,
+        last_occurrence=timestamp_to_pb(deprecation.last_occurrence_ns),
+    )
+
+
+def deprecation_from_pb(message: introspection_pb2.DeprecationWarning) -> Deprecation:
+    """Field by field."""
+    return Deprecation(message.id, message.message, timestamp_from_pb(message.last_occurrence))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from portside.core.anymessage import AnyMessage
 from portside.oci.platform import Platform
 
 
@@ -24,12 +25,30 @@ class PluginStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """A plugin, and what it tells of itself when it was asked something."""
+
+    plugin: PluginStatus
+    extra: AnyMessage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deprecation:
+    """Something in use that will go: what (``io.containerd.deprecation/…``), for people, and when it was last met."""
+
+    id: str
+    message: str
+    last_occurrence_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServerInfo:
     """``uuid`` stays with the root; ``pidns`` is the inode of the pid namespace."""
 
     uuid: str
     pid: int
     pidns: int
+    deprecations: Sequence[Deprecation] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +72,11 @@ class Introspection(Protocol):
 
     async def plugins(self, filters: Sequence[str] = ()) -> Sequence[PluginStatus]:
         """Its plugins, failed ones too."""
+        ...
+
+    async def plugin_info(self, type: str, id: str, options: AnyMessage | None = None) -> PluginInfo:
+        """One plugin; with ``options`` also what it tells of itself, the runtime of a RuntimeRequest for instance.
+
+        NotFound; with options Unimplemented for a plugin that tells nothing, FailedPrecondition for one that failed.
+        """
         ...

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 CONTAINER_MONITOR = "io.containerd.monitor.container.v1"
 CONTENT = "io.containerd.content.v1"
+DEFAULTS = "io.portside.defaults.v1"
 DIFFER = "io.containerd.differ.v1"
 EVENT = "io.containerd.event.v1"
 GC = "io.containerd.gc.v1"
@@ -25,11 +26,13 @@ MOUNT_MANAGER = "io.containerd.mount-manager.v1"
 RUNTIME = "io.containerd.runtime.v2"
 SANDBOX_CONTROLLER = "io.containerd.sandbox.controller.v1"
 SANDBOX_STORE = "io.containerd.sandbox.store.v1"
+SERVICE = "io.containerd.service.v1"
 SHIM = "io.containerd.shim.v1"
 SNAPSHOTTER = "io.containerd.snapshotter.v1"
 STREAMING = "io.containerd.streaming.v1"
 TRANSFER = "io.containerd.transfer.v1"
 VERBS = "io.portside.verbs.v1"
+WARNING = "io.containerd.warning.v1"
 
 
 Settings: TypeAlias = type[Any]

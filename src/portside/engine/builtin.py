@@ -9,29 +9,37 @@ from portside.content.blobs import BlobStore
 from portside.core.plugin import (
     CONTAINER_MONITOR,
     CONTENT,
+    DEFAULTS,
     DIFFER,
     EVENT,
     GC,
     IMAGE_VERIFIER,
     LEASE,
     METADATA,
-    MOUNT_HANDLER,
     MOUNT_MANAGER,
     RUNTIME,
     SANDBOX_CONTROLLER,
     SANDBOX_STORE,
+    SERVICE,
     SNAPSHOTTER,
     STREAMING,
     TRANSFER,
     VERBS,
+    WARNING,
     Init,
     Plugin,
     SkipPlugin,
 )
+from portside.core.settings import Defaults, ImageVerifiers
+from portside.core.tables import encode
 from portside.engine.events import Exchange
+from portside.engine.gc import Policy
+from portside.engine.options import DiffOptions, NoOptions, OverlayOptions
 from portside.engine.restart import RestartConfig
 from portside.engine.streaming import StreamManager
 from portside.engine.transfer.config import TransferConfig
+from portside.errors import FailedPrecondition
+from portside.metadata.backups import BackupConfig
 from portside.metadata.database import Database
 from portside.metadata.opening import refuse_loss
 from portside.metadata.store import Metadata
@@ -51,7 +59,8 @@ def _overlayfs(init: Init) -> OverlayDriver:
     root = init.make_root()
     if reason := why_unsupported(root):
         raise SkipPlugin(reason)
-    return OverlayDriver(root, tuple(init.config.get("mount_options", ())))
+    options: OverlayOptions = init.settings
+    return OverlayDriver(root, tuple(options.mount_options))
 
 
 def _metadata(init: Init) -> Metadata:
@@ -72,6 +81,17 @@ def _things(init: Init) -> Iterator[object]:
             yield from driver.ids()
 
 
+def _defaults(init: Init) -> Defaults:
+    defaults: Defaults = init.settings
+    if defaults.snapshotter and defaults.snapshotter not in init.all(SNAPSHOTTER):
+        raise FailedPrecondition(f"default snapshotter {defaults.snapshotter!r}: there is none of this name that works")
+    return defaults
+
+
+def _without_empty(init: Init) -> Mapping[str, str]:
+    return {name: value for name, value in encode(init.settings).items() if value}
+
+
 OURS = object()
 """What stands for a part that is seen through others."""
 
@@ -82,19 +102,24 @@ def _present(init: Init) -> Any:
 
 
 PLUGINS = (
-    Plugin(CONTENT, "content", lambda init: BlobStore(init.make_root()), exports=_root),
-    Plugin(SNAPSHOTTER, "overlayfs", _overlayfs, exports=_root),
-    Plugin(SNAPSHOTTER, "native", lambda init: NativeDriver(init.make_root()), exports=_root),
-    Plugin(EVENT, "exchange", lambda init: Exchange()),
-    Plugin(METADATA, "sqlite", _metadata, requires=(CONTENT, SNAPSHOTTER, EVENT), exports=_root),
-    Plugin(LEASE, "manager", _present, requires=(METADATA,)),
-    Plugin(GC, "scheduler", _present, requires=(METADATA,)),
-    Plugin(DIFFER, "walking", _present, requires=(METADATA,)),
-    Plugin(IMAGE_VERIFIER, "bindir", _present),
-    Plugin(STREAMING, "manager", lambda init: StreamManager(), requires=(METADATA,)),
+    Plugin(CONTENT, "content", lambda init: BlobStore(init.make_root()), exports=_root, config=NoOptions),
+    Plugin(SNAPSHOTTER, "overlayfs", _overlayfs, exports=_root, config=OverlayOptions),
+    Plugin(SNAPSHOTTER, "native", lambda init: NativeDriver(init.make_root()), exports=_root, config=NoOptions),
+    Plugin(EVENT, "exchange", lambda init: Exchange(), config=NoOptions),
+    Plugin(
+        METADATA, "sqlite", _metadata,
+        requires=(CONTENT, SNAPSHOTTER, EVENT), exports=_root, config=BackupConfig,
+    ),
+    Plugin(DEFAULTS, "engine", _defaults, after=(SNAPSHOTTER,), exports=_without_empty, config=Defaults),
+    Plugin(LEASE, "manager", _present, requires=(METADATA,), config=NoOptions),
+    Plugin(GC, "scheduler", lambda init: Policy.from_config(init.config), requires=(METADATA,), config=Policy),
+    Plugin(DIFFER, "walking", _present, requires=(METADATA,), config=NoOptions),
+    Plugin(SERVICE, "diff-service", _present, requires=(DIFFER,), config=DiffOptions),
+    Plugin(IMAGE_VERIFIER, "bindir", _present, config=ImageVerifiers),
+    Plugin(STREAMING, "manager", lambda init: StreamManager(), requires=(METADATA,), config=NoOptions),
     Plugin(TRANSFER, "local", lambda init: TransferConfig.from_config(init.config), requires=(LEASE, METADATA, DIFFER)),
     Plugin(RUNTIME, "task", _present, requires=(METADATA, EVENT)),
-    Plugin(MOUNT_MANAGER, "sqlite", _present, requires=(METADATA, MOUNT_HANDLER)),
+    Plugin(MOUNT_MANAGER, "sqlite", _present, requires=(METADATA,)),
     Plugin(SANDBOX_STORE, "local", _present, requires=(METADATA,)),
     Plugin(SANDBOX_CONTROLLER, "shim", _present, requires=(RUNTIME, EVENT)),
     Plugin(
@@ -105,5 +130,9 @@ PLUGINS = (
         capabilities=("no", "always", "on-failure", "unless-stopped"),
         config=RestartConfig,
     ),
-    Plugin(VERBS, "logs", lambda init: init.make_root(), exports=lambda init: {LOG_DIRECTORY: str(init.root)}),
-)
+    Plugin(WARNING, "deprecations", _present),
+    Plugin(
+        VERBS, "logs", lambda init: init.make_root(),
+        exports=lambda init: {LOG_DIRECTORY: str(init.root)}, config=NoOptions,
+    ),
+)  # fmt: skip

@@ -21,6 +21,7 @@ from portside.core.introspection import PluginStatus
 from portside.core.labels import check_identifier
 from portside.core.plugin import (
     CONTAINER_MONITOR,
+    DEFAULTS,
     DIFFER,
     EVENT,
     GC,
@@ -28,6 +29,7 @@ from portside.core.plugin import (
     METADATA,
     MOUNT_HANDLER,
     MOUNT_MANAGER,
+    RUNTIME,
     SANDBOX_CONTROLLER,
     SNAPSHOTTER,
     STREAMING,
@@ -35,10 +37,11 @@ from portside.core.plugin import (
     VERBS,
 )
 from portside.core.sandboxes import ControllerOf
-from portside.core.settings import ImageVerifiers, ProxyPlugin, StreamProcessor
+from portside.core.settings import Defaults, ImageVerifiers, ProxyPlugin, StreamProcessor
 from portside.core.tasks import TaskService
 from portside.engine.autoremove import AutoRemove
 from portside.engine.builtin import OURS
+from portside.engine.deprecations import Deprecations
 from portside.engine.events import Exchange
 from portside.engine.gc import Policy, Scheduler
 from portside.engine.graph import PluginGraph
@@ -49,6 +52,7 @@ from portside.engine.ownership import RootLock
 from portside.engine.plugins import registered
 from portside.engine.proxies import Proxies
 from portside.engine.restart import RestartMonitor
+from portside.engine.runtime_info import RuntimeInformer
 from portside.engine.sandboxes import ShimSandboxes
 from portside.engine.services import LocalServices
 from portside.engine.tasks import SHIM_STATS, TaskManager
@@ -97,14 +101,17 @@ class LocalBackend:
             for name, controller in graph.all(SANDBOX_CONTROLLER).items()
         }
         self._tasks = TaskManager(self._supervisor, self._metadata.containers, config.timeouts.get(SHIM_STATS, 2.0))
-        self._collector = Scheduler(self._metadata, Policy.from_config(config.plugins.get(f"{GC}.scheduler", {})))
+        self._collector = Scheduler(self._metadata, graph.all(GC).get("scheduler", Policy()))
+        self._defaults: Defaults = graph.all(DEFAULTS).get("engine", Defaults())
         uri = f"{METADATA}.sqlite"
         self._backups = Backups.from_config(
             self._metadata.db, config.root / uri / "meta.db", config.plugins.get(uri, {})
         )
         self.plugins: list[PluginStatus] = list(graph.status)
         """What introspection shows; a door adds its own."""
-        self.introspection = LocalIntrospection(self._metadata.uuid, self.plugins)
+        self.introspection = LocalIntrospection(
+            self._metadata.uuid, self.plugins, {(RUNTIME, "task"): RuntimeInformer()}, Deprecations(config.plugins).list
+        )
         self._outside = Outside(
             config.image_verifiers if graph.all(IMAGE_VERIFIER) else None,
             config.stream_processors,
@@ -149,7 +156,8 @@ class LocalBackend:
         await self._sandboxes.start()
         if self._mounts is not None:
             await self._mounts.start()
-        self._collector.start()
+        if f"{GC}.scheduler" not in self._config.disabled_plugins:
+            self._collector.start()
         self._backups.start()
         if self.restarts is not None:
             self.restarts.start()
@@ -189,7 +197,7 @@ class LocalBackend:
         return LocalServices(
             namespace, lease, self._metadata, self._exchange, self._task_service, self._outside, self._mounts,
             self._controllers,
-            transfers=self._transfers,
+            transfers=self._transfers, defaults=self._defaults,
         )  # fmt: skip
 
     def snapshotters(self) -> Mapping[str, str]:

@@ -30,7 +30,7 @@ from portside.metadata.background import Background
 from portside.oci.platform import Platform
 from portside.shim.outbox import timestamp
 from portside.supervisor.bundles import Bundle, Bundles
-from portside.supervisor.sandbox import CALL_TIMEOUT, ShimSandbox
+from portside.supervisor.sandbox import CALL_TIMEOUT, END_TIMEOUT, ShimSandbox
 from portside.supervisor.supervisor import Supervisor
 from portside.supervisor.task import nanoseconds
 from portside.wire.codec import Message
@@ -120,14 +120,14 @@ class ShimSandboxes:
             try:
                 await sandbox.call("CreateSandbox", bundle_path=bundle.path, **fields)
             except BaseException:
-                await self._remove(sandbox)
+                await self._remove(sandbox, 0.0)  # The shim is no sandbox, and nobody else's.
                 raise
             self._watch(sandbox)
             self._tell(sandbox, "create", "SandboxCreate", {})
         finally:
             self._making.discard(key)
 
-    async def _remove(self, sandbox: ShimSandbox) -> None:
+    async def _remove(self, sandbox: ShimSandbox, timeout: float = END_TIMEOUT) -> None:
         key = (sandbox.bundle.namespace, sandbox.bundle.id)
         watch = self._watches.pop(key, None)
         if watch is not None:
@@ -136,7 +136,7 @@ class ShimSandboxes:
                     await asyncio.wait([watch])
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
-        await sandbox.end()
+        await sandbox.end(timeout)
         if self._sandboxes.get(key) is sandbox:
             del self._sandboxes[key]
         await in_thread(self._bundles.remove, sandbox.bundle)

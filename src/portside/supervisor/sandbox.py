@@ -53,9 +53,9 @@ class ShimSandbox:
             raise Unavailable(f"wait for sandbox {self.bundle.id}: the daemon lets go of it")
         return self._ending.result()
 
-    async def end(self) -> None:
-        """The sandbox is shut down, or to be given up: see that the shim ends."""
-        if self._pidfd >= 0 and not await ended_within(self._pidfd, END_TIMEOUT):
+    async def end(self, timeout: float = END_TIMEOUT) -> None:
+        """The sandbox is shut down, or to be given up: see that the shim ends, by itself within ``timeout`` seconds."""
+        if self._pidfd >= 0 and not await ended_within(self._pidfd, timeout):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         await self.close()

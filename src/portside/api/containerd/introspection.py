@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from portside.convert.running import plugin_to_pb
+from portside.convert.basics import any_from_pb, any_to_pb
+from portside.convert.running import deprecation_to_pb, plugin_to_pb
 from portside.core.services import Backend
 from portside.wire.grpc.service import Call, inline
 from portside.wire.pb.containerd.services.introspection.v1 import introspection_pb2 as pb
@@ -27,4 +28,10 @@ class IntrospectionService:
     async def server(self, request: empty_pb2.Empty, call: Call) -> pb.ServerResponse:
         """Its identity."""
         server = await self._introspection.server()
-        return pb.ServerResponse(uuid=server.uuid, pid=server.pid, pidns=server.pidns)
+        deprecations = [deprecation_to_pb(deprecation) for deprecation in server.deprecations]
+        return pb.ServerResponse(uuid=server.uuid, pid=server.pid, pidns=server.pidns, deprecations=deprecations)
+
+    async def plugin_info(self, request: pb.PluginInfoRequest, call: Call) -> pb.PluginInfoResponse:
+        """One plugin, and what it tells of itself."""
+        info = await self._introspection.plugin_info(request.type, request.id, any_from_pb(request.options))
+        return pb.PluginInfoResponse(plugin=plugin_to_pb(info.plugin), extra=any_to_pb(info.extra))
