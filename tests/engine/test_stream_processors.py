@@ -1,9 +1,11 @@
 """Stream processors: real little programs between a layer and its unpacking, well behaved and not."""
 
+import asyncio
 import gzip
 import io
 import os
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +40,10 @@ def shell(text, accepts=ODD, returns=LAYER_GZIP, env=()):
     return StreamProcessor((accepts,), returns, "sh", ("-c", text), env)
 
 
+def hello(mounts):
+    return Path(mounts[0].source, "hello").read_bytes()
+
+
 def scrambled(data):
     return bytes(byte ^ 0x80 for byte in data)
 
@@ -69,8 +75,7 @@ def unpack(services, layer):
         await writer.commit(len(data), descriptor.digest)
         mounts = await services.snapshotter("native").prepare("key")
         applied = await LocalDiff(services.content, processors).apply(descriptor, mounts, payloads=payloads)
-        with open(f"{mounts[0].source}/hello", "rb") as file:
-            return applied, file.read()
+        return applied, hello(mounts)
 
     return unpack
 
@@ -135,7 +140,7 @@ class TestApply:
 
     async def test_the_first_of_two_fails(self, unpack):
         processors = {"odd": shell("echo no key >&2; exit 4", ODD, ODDER), "odder": shell("cat", ODDER)}
-        with pytest.raises(Unknown, match="stream processor odd: .*no key"):
+        with pytest.raises(Unknown, match=r"stream processor odd: .*no key"):
             await unpack(processors)
 
     async def test_complaints_without_end_are_cut(self, unpack):
@@ -144,7 +149,7 @@ class TestApply:
         assert len(str(caught.value)) < 40_000 and str(caught.value).endswith("(cut)")
 
     async def test_there_is_no_such_program(self, unpack):
-        with pytest.raises(NotFound, match="stream processor odd .*no/such"):
+        with pytest.raises(NotFound, match=r"stream processor odd .*no/such"):
             await unpack({"odd": StreamProcessor((ODD,), LAYER, "/no/such")})
 
     async def test_it_makes_rubbish(self, unpack):
@@ -167,23 +172,22 @@ async def test_one_that_stalls(tmp_path):
     (tmp_path / "blob").write_bytes(b"x")
     chain = chain_for(ODD, {"odd": shell(f"echo $$ >{tmp_path}/pid; exec sleep 600")})
     before = os.listdir("/proc/self/fd")
-    with open(tmp_path / "blob", "rb") as blob:
-        with pytest.raises(DeadlineExceeded, match=r"stream processor odd: has written nothing for 0.2 s"):
-            async with processed(blob.fileno(), 1, chain, {}, stalled=0.2) as stream:
-                import asyncio
-
-                assert await asyncio.to_thread(os.read, stream, 10) == b""
-                raise InvalidArgument("ends early")
-    assert not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}")
+    blob = os.open(tmp_path / "blob", os.O_RDONLY)
+    with pytest.raises(DeadlineExceeded, match=r"stream processor odd: has written nothing for 0.2 s"):
+        async with processed(blob, 1, chain, {}, stalled=0.2) as stream:
+            assert await asyncio.to_thread(os.read, stream, 10) == b""
+            raise InvalidArgument("ends early")
+    os.close(blob)
+    assert (tmp_path / "pid").read_text().strip() not in os.listdir("/proc")
     assert len(os.listdir("/proc/self/fd")) <= len(before) + 1
 
 
 async def test_one_that_closes_its_output_and_stays(tmp_path):
     (tmp_path / "blob").write_bytes(b"x")
     chain = chain_for(ODD, {"odd": shell("cat; exec >&-; exec sleep 600")})
-    with open(tmp_path / "blob", "rb") as blob, pytest.raises(DeadlineExceeded, match="does not end"):
-        async with processed(blob.fileno(), 1, chain, {}, stalled=0.2) as stream:
-            import asyncio
-
+    blob = os.open(tmp_path / "blob", os.O_RDONLY)
+    with pytest.raises(DeadlineExceeded, match="does not end"):
+        async with processed(blob, 1, chain, {}, stalled=0.2) as stream:
             while await asyncio.to_thread(os.read, stream, 10):
                 pass
+    os.close(blob)

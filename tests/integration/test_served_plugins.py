@@ -32,36 +32,40 @@ def id() -> str:
 
 @pytest.mark.parametrize("snapshotter", ["overlayfs", "native"])
 def test_a_snapshotter(tmp_path: Path, busybox: str, id: str, snapshotter: str) -> None:
-    with served(tmp_path / "p", "snapshot", "--snapshotter", snapshotter) as ours:
-        with containerd(tmp_path / "c", PROXY.format(type="snapshot", address=ours.socket)) as socket:
-            assert "ours" in ctr(socket, "plugins", "ls", "type==io.containerd.snapshotter.v1").stdout
-            ctr(socket, "images", "pull", "--plain-http", "--snapshotter", "ours", busybox)
-            places = tmp_path / "p/root/snapshots"
-            (layer,) = os.listdir(places)
-            assert (places / layer / "fs/bin/busybox").exists()
-            ran = ctr(
-                socket, "run", "--rm", "--snapshotter", "ours", busybox, id, "sh", "-c", "echo new >/f; cat /f"
-            ).stdout
-            assert ran == "new\n"
-            usage = ctr(socket, "snapshots", "--snapshotter", "ours", "usage").stdout
-            assert "sha256:" in usage
-            ctr(socket, "images", "rm", "--sync", busybox)
-            wait_for(lambda: not os.listdir(places), "the snapshots to go")
+    with (
+        served(tmp_path / "p", "snapshot", "--snapshotter", snapshotter) as ours,
+        containerd(tmp_path / "c", PROXY.format(type="snapshot", address=ours.socket)) as socket,
+    ):
+        assert "ours" in ctr(socket, "plugins", "ls", "type==io.containerd.snapshotter.v1").stdout
+        ctr(socket, "images", "pull", "--plain-http", "--snapshotter", "ours", busybox)
+        places = tmp_path / "p/root/snapshots"
+        (layer,) = os.listdir(places)
+        assert (places / layer / "fs/bin/busybox").exists()
+        ran = ctr(
+            socket, "run", "--rm", "--snapshotter", "ours", busybox, id, "sh", "-c", "echo new >/f; cat /f"
+        ).stdout
+        assert ran == "new\n"
+        usage = ctr(socket, "snapshots", "--snapshotter", "ours", "usage").stdout
+        assert "sha256:" in usage
+        ctr(socket, "images", "rm", "--sync", busybox)
+        wait_for(lambda: not os.listdir(places), "the snapshots to go")
     assert not [path for path in leftovers.mounts() if path.startswith(str(tmp_path))]
 
 
 def test_a_snapshotter_that_was_gone_comes_back(tmp_path: Path, busybox: str, id: str) -> None:
-    with served(tmp_path / "p", "snapshot") as ours:
-        with containerd(tmp_path / "c", PROXY.format(type="snapshot", address=ours.socket)) as socket:
-            ctr(socket, "images", "pull", "--plain-http", "--snapshotter", "ours", busybox)
-            ours.process.kill()
-            ours.process.wait()
-            with served(tmp_path / "p", "snapshot"):
-                # Go's clients take a while to try again.
-                info = ("snapshots", "--snapshotter", "ours", "usage")
-                wait_for(lambda: ctr(socket, *info, check=False).returncode == 0, "containerd to connect again")
-                ran = ctr(socket, "run", "--rm", "--snapshotter", "ours", busybox, id, "echo", "again").stdout
-                assert ran == "again\n"
+    with (
+        served(tmp_path / "p", "snapshot") as ours,
+        containerd(tmp_path / "c", PROXY.format(type="snapshot", address=ours.socket)) as socket,
+    ):
+        ctr(socket, "images", "pull", "--plain-http", "--snapshotter", "ours", busybox)
+        ours.process.kill()
+        ours.process.wait()
+        with served(tmp_path / "p", "snapshot"):
+            # Go's clients take a while to try again.
+            info = ("snapshots", "--snapshotter", "ours", "usage")
+            wait_for(lambda: ctr(socket, *info, check=False).returncode == 0, "containerd to connect again")
+            ran = ctr(socket, "run", "--rm", "--snapshotter", "ours", busybox, id, "echo", "again").stdout
+            assert ran == "again\n"
 
 
 def test_a_content_store(tmp_path: Path, busybox: str, id: str) -> None:

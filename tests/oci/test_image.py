@@ -57,7 +57,6 @@ def test_round_trip() -> None:
         (manifest(layers={}), MANIFEST),
         (manifest(layers=["x"]), MANIFEST),
         (manifest(layers=[{"mediaType": LAYER_GZIP, "digest": "md5:1", "size": 3}]), MANIFEST),
-        (manifest(layers=[{"mediaType": LAYER_GZIP + "+encrypted", "digest": DIGEST, "size": 3}]), MANIFEST),
         (manifest(layers=[{"mediaType": LAYER_GZIP, "digest": DIGEST, "size": -1}]), MANIFEST),
         (manifest(annotations={"a": 1}), MANIFEST),
         (manifest(layers=[{}] * 5000), MANIFEST),
