@@ -64,7 +64,7 @@ async def create(
     known = known_user(chain, wanted, options.groups)
     spec = _spec(services, id, config, options, known or User())
     container = Container(
-        id, options.runtime, spec,
+        id, options.runtime or await services.default_runtime(), spec,
         labels=_labels(services, places, id, image, config, options, remove),
         image=image.name, runtime_options=_runtime_options(options), snapshotter=snapshotter, snapshot_key=id,
     )  # fmt: skip

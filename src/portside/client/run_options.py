@@ -9,7 +9,6 @@ from portside.client.restart import RestartPolicy
 from portside.errors import InvalidArgument
 
 NETWORKS = ("none", "host")
-RUNTIME = "io.containerd.runc.v2"
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -71,7 +70,8 @@ class RunOptions:
     no_new_privileges: bool = True
     stop_signal: str = ""
     snapshotter: str = ""
-    runtime: str = RUNTIME
+    runtime: str = ""
+    """Such as ``io.containerd.runc.v2``; empty: the namespace's or the server's default."""
     runtime_binary: str = ""
     """An OCI runtime to use instead of our own (runc's option ``BinaryName``)."""
     sysctls: Mapping[str, str] = field(default_factory=dict)

@@ -106,6 +106,10 @@ class Services(Protocol):
         """The name that an empty one stands for, as records need it."""
         ...
 
+    async def default_runtime(self) -> str:
+        """The runtime of containers that name none, such as ``io.containerd.runc.v2``."""
+        ...
+
     def snapshotter(self, name: str = "") -> Snapshotter:
         """By name; empty is the namespace's default. InvalidArgument if there is none of that name."""
         ...

@@ -13,6 +13,15 @@ from portside.core.durations import Seconds
 
 
 @dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a namespace uses that has no label for it; empty: what works best here (our ``io.portside.defaults.v1``)."""
+
+    snapshotter: str = ""
+    runtime: str = ""
+    """Such as ``io.containerd.runc.v2``."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyPlugin:
     """A plugin of ours that a process of somebody else serves over gRPC (containerd's ``[proxy_plugins.<name>]``)."""
 

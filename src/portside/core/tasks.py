@@ -15,6 +15,9 @@ from portside.core.anymessage import AnyMessage
 from portside.core.mount import Mount
 from portside.oci.descriptor import Descriptor
 
+RUNC = "io.containerd.runc.v2"
+"""The runtime that every client asks for if it has no other wish."""
+
 
 class Status(IntEnum):
     """Values as on the wire (containerd.v1.types.Status)."""

@@ -16,6 +16,7 @@ from portside.core.plugin import (
     IMAGE_VERIFIER,
     LEASE,
     METADATA,
+    MOUNT_HANDLER,
     MOUNT_MANAGER,
     RUNTIME,
     SANDBOX_CONTROLLER,
@@ -34,7 +35,7 @@ from portside.core.settings import Defaults, ImageVerifiers
 from portside.core.tables import encode
 from portside.engine.events import Exchange
 from portside.engine.gc import Policy
-from portside.engine.options import DiffOptions, NoOptions, OverlayOptions
+from portside.engine.options import DiffOptions, NoOptions, OverlayOptions, TransferOptions
 from portside.engine.restart import RestartConfig
 from portside.engine.streaming import StreamManager
 from portside.engine.transfer.config import TransferConfig
@@ -117,11 +118,14 @@ PLUGINS = (
     Plugin(SERVICE, "diff-service", _present, requires=(DIFFER,), config=DiffOptions),
     Plugin(IMAGE_VERIFIER, "bindir", _present, config=ImageVerifiers),
     Plugin(STREAMING, "manager", lambda init: StreamManager(), requires=(METADATA,), config=NoOptions),
-    Plugin(TRANSFER, "local", lambda init: TransferConfig.from_config(init.config), requires=(LEASE, METADATA, DIFFER)),
-    Plugin(RUNTIME, "task", _present, requires=(METADATA, EVENT)),
-    Plugin(MOUNT_MANAGER, "sqlite", _present, requires=(METADATA,)),
-    Plugin(SANDBOX_STORE, "local", _present, requires=(METADATA,)),
-    Plugin(SANDBOX_CONTROLLER, "shim", _present, requires=(RUNTIME, EVENT)),
+    Plugin(
+        TRANSFER, "local", lambda init: TransferConfig.from_config(init.config),
+        requires=(LEASE, METADATA, DIFFER), config=TransferOptions,
+    ),
+    Plugin(RUNTIME, "task", _present, requires=(METADATA, EVENT), config=NoOptions),
+    Plugin(MOUNT_MANAGER, "sqlite", _present, requires=(METADATA,), after=(MOUNT_HANDLER,), config=NoOptions),
+    Plugin(SANDBOX_STORE, "local", _present, requires=(METADATA,), config=NoOptions),
+    Plugin(SANDBOX_CONTROLLER, "shim", _present, requires=(RUNTIME, EVENT), config=NoOptions),
     Plugin(
         CONTAINER_MONITOR,
         "restart",
@@ -130,7 +134,7 @@ PLUGINS = (
         capabilities=("no", "always", "on-failure", "unless-stopped"),
         config=RestartConfig,
     ),
-    Plugin(WARNING, "deprecations", _present),
+    Plugin(WARNING, "deprecations", _present, config=NoOptions),
     Plugin(
         VERBS, "logs", lambda init: init.make_root(),
         exports=lambda init: {LOG_DIRECTORY: str(init.root)}, config=NoOptions,

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from portside.core.durations import parse_duration
+from portside.core.durations import Seconds, parse_duration
 from portside.errors import InvalidArgument, PortsideError
 from portside.metadata.gc import Observer, Report
 from portside.metadata.references import KIND, expiry, labels_of
@@ -53,9 +53,9 @@ class Policy:
     """Removals after which a collection does not wait for the interval's end; 0: all wait."""
     mutation_threshold: int = 100
     """Changes of any kind after which a collection comes, even if nothing seems to have been removed; 0: never."""
-    schedule_delay: float = 0.0
+    schedule_delay: Seconds = 0.0
     """A pause before a collection that comes at once, since removals may come in bursts."""
-    startup_delay: float = 0.1
+    startup_delay: Seconds = 0.1
     """When to collect first."""
 
     @classmethod

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 
 from portside.core.content import ContentStore
 from portside.core.diff import DiffService
-from portside.core.labels import DEFAULT_SNAPSHOTTER
+from portside.core.labels import DEFAULT_RUNTIME, DEFAULT_SNAPSHOTTER
 from portside.core.leases import LeaseManager
 from portside.core.sandboxes import ControllerOf, SandboxController
-from portside.core.tasks import TaskService
+from portside.core.settings import Defaults
+from portside.core.tasks import RUNC, TaskService
 from portside.engine.events import Events, Exchange
 from portside.engine.mounts import LocalMounts, MountKeeper
 from portside.engine.outside import Outside
@@ -32,18 +33,20 @@ class LocalServices:
     """Made by ``LocalBackend.bind``; cheap, so one is made for each call."""
 
     __slots__ = (
-        "_controllers", "_exchange", "_metadata", "_mounts", "_outside", "_tasks", "_transfers", "lease", "namespace",
+        "_controllers", "_defaults", "_exchange", "_metadata", "_mounts", "_outside", "_tasks", "_transfers", "lease",
+        "namespace",
     )  # fmt: skip
 
     def __init__(
         self, namespace: str, lease: str, metadata: Metadata, exchange: Exchange, tasks: Callable[[str], TaskService],
         outside: Outside | None = None, mounts: MountKeeper | None = None,
         controllers: Mapping[str, ControllerOf] | None = None,
-        *, transfers: Transfers | None = None,
+        *, transfers: Transfers | None = None, defaults: Defaults | None = None,
     ) -> None:  # fmt: skip
         self.namespace, self.lease = namespace, lease
         self._metadata, self._exchange, self._tasks = metadata, exchange, tasks
         self._transfers = transfers or Transfers()
+        self._defaults = defaults or Defaults()
         self._outside = outside or Outside()
         self._mounts, self._controllers = mounts, controllers or {}
 
@@ -52,7 +55,7 @@ class LocalServices:
         return LocalServices(
             self.namespace, lease, self._metadata, self._exchange, self._tasks, self._outside, self._mounts,
             self._controllers,
-            transfers=self._transfers,
+            transfers=self._transfers, defaults=self._defaults,
         )  # fmt: skip
 
     @property
@@ -120,10 +123,18 @@ class LocalServices:
 
     @property
     def default_snapshotter(self) -> str:
-        """The namespace's label for it, or the best that works here."""
-        labels = self._metadata.db.state.get(NAMESPACES, (), self.namespace) or {}
+        """The namespace's label for it, the configuration's, or the best that works here."""
         known = self._metadata.snapshotters
-        return labels.get(DEFAULT_SNAPSHOTTER) or next((name for name in PREFERRED if name in known), PREFERRED[0])
+        best = next((name for name in PREFERRED if name in known), PREFERRED[0])
+        return self._namespace_labels.get(DEFAULT_SNAPSHOTTER) or self._defaults.snapshotter or best
+
+    async def default_runtime(self) -> str:
+        """The namespace's label for it, the configuration's, or the one that every client asks for."""
+        return self._namespace_labels.get(DEFAULT_RUNTIME) or self._defaults.runtime or RUNC
+
+    @property
+    def _namespace_labels(self) -> Mapping[str, str]:
+        return self._metadata.db.state.get(NAMESPACES, (), self.namespace) or {}
 
     def snapshotter(self, name: str = "") -> Snapshots:
         """By name; empty is the default."""

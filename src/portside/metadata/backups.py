@@ -15,10 +15,13 @@ import logging
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from portside.core.durations import Seconds
+from portside.core.tables import decode
 from portside.core.work import in_thread
 from portside.errors import DataLoss, InvalidArgument, PortsideError, ResourceExhausted, from_oserror
 from portside.metadata.database import Database
@@ -38,6 +41,16 @@ ROOM = 4
 _MARK = "meta-"
 
 
+@dataclass(frozen=True, slots=True)
+class BackupConfig:
+    """What the plugin's table says of backups."""
+
+    backup_interval: Seconds = INTERVAL
+    """0: none are made."""
+    backups: int = KEEP
+    """How many are kept, at least 1."""
+
+
 class Backups:
     """The copies of one open database. ``start`` makes them by the clock until ``close``."""
 
@@ -49,13 +62,11 @@ class Backups:
 
     @classmethod
     def from_config(cls, db: Database, path: Path, table: Mapping[str, Any]) -> Backups:
-        """With ``backup_interval`` (seconds; 0: none) and ``backups`` (how many are kept); InvalidArgument."""
-        interval, keep = table.get("backup_interval", INTERVAL), table.get("backups", KEEP)
-        if isinstance(interval, bool) or not isinstance(interval, (int, float)) or interval < 0:
-            raise InvalidArgument(f"backup_interval {interval!r}: want a number of seconds")
-        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-            raise InvalidArgument(f"backups {keep!r}: want a number from 1 on")
-        return cls(db, path, interval=interval, keep=keep)
+        """With the keys of ``BackupConfig``; InvalidArgument."""
+        config = decode(BackupConfig, table)
+        if config.backups < 1:
+            raise InvalidArgument(f"backups {config.backups}: want a number from 1 on")
+        return cls(db, path, interval=config.backup_interval, keep=config.backups)
 
     def start(self) -> None:
         """Begin; nothing if the interval is 0."""

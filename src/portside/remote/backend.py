@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from portside.core.introspection import PluginStatus
-from portside.core.labels import check_identifier
+from portside.core.labels import DEFAULT_RUNTIME, check_identifier
+from portside.core.plugin import DEFAULTS, SNAPSHOTTER
+from portside.core.tasks import RUNC
+from portside.errors import NotFound
 from portside.oci.descriptor import Descriptor
 from portside.remote.containers import RemoteContainers
 from portside.remote.content import RemoteContent
@@ -28,7 +31,6 @@ KEEPALIVE = 310.0
 """Seconds of silence after which a server is asked whether it is there. Go's ends connections that ask more often than
 every five minutes."""
 PREFERRED_SNAPSHOTTERS = ("overlayfs", "native")
-SNAPSHOTTER_PLUGIN = "io.containerd.snapshotter.v1"
 
 
 class RemoteBackend:
@@ -44,18 +46,22 @@ class RemoteBackend:
         self._introspection = RemoteIntrospection(self.channel)
         self._snapshotters: dict[str, str] = {}
         self._foreign: set[str] = set()
+        self.defaults: Mapping[str, str] = {}
+        """What its configuration has for ``snapshotter`` and ``runtime``, where it is one of ours."""
 
     @classmethod
     async def connect(cls, address: str) -> RemoteBackend:
         """Unavailable if nobody serves there."""
         backend = cls(address)
         try:
-            plugins = await backend.introspection.plugins([f"type=={SNAPSHOTTER_PLUGIN}"])
+            plugins = await backend.introspection.plugins([f"type=={SNAPSHOTTER}", f"type=={DEFAULTS}"])
         except BaseException:
             await backend.close()
             raise
-        backend._snapshotters = {plugin.id: plugin.exports.get("root", "") for plugin in plugins if _works(plugin)}
-        backend._foreign = {plugin.id for plugin in plugins if "address" in plugin.exports}
+        snapshotters = [plugin for plugin in plugins if plugin.type == SNAPSHOTTER]
+        backend.defaults = dict(next((plugin.exports for plugin in plugins if plugin.type == DEFAULTS), {}))
+        backend._snapshotters = {plugin.id: plugin.exports.get("root", "") for plugin in snapshotters if _works(plugin)}
+        backend._foreign = {plugin.id for plugin in snapshotters if "address" in plugin.exports}
         return backend
 
     @property
@@ -82,7 +88,9 @@ class RemoteBackend:
 
     @property
     def default_snapshotter(self) -> str:
-        """overlayfs where the server has it."""
+        """As it is configured, or overlayfs where the server has it."""
+        if configured := self.defaults.get("snapshotter"):
+            return configured
         known = [name for name in PREFERRED_SNAPSHOTTERS if name in self._snapshotters]
         return next(iter([*known, *self._snapshotters]), PREFERRED_SNAPSHOTTERS[0])
 
@@ -185,6 +193,14 @@ class RemoteServices:
         """Of the server."""
         return self._backend.default_snapshotter
 
+    async def default_runtime(self) -> str:
+        """The namespace's label for it, the server's, or the one that every client asks for."""
+        try:
+            labels = await self._backend.namespaces.labels(self._namespace)
+        except NotFound:
+            return self._backend.defaults.get("runtime") or RUNC
+        return labels.get(DEFAULT_RUNTIME) or self._backend.defaults.get("runtime") or RUNC
+
     def snapshotter(self, name: str = "") -> RemoteSnapshotter:
         """By name. One that the server does not have is told by its first call."""
         return RemoteSnapshotter(self._backend.channel, self._namespace, self._lease, name or self.default_snapshotter)
@@ -198,4 +214,4 @@ class RemoteServices:
 
 
 def _works(plugin: PluginStatus) -> bool:
-    return plugin.type == SNAPSHOTTER_PLUGIN and not plugin.error and not plugin.skipped
+    return not plugin.error and not plugin.skipped
