@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from portside.shim import rehearsal, zygote
+from portside.supervisor.zygote import CALL
+from tests.support.peers import wait_for
 
 HEAVY = (
     "asyncio", "dataclasses", "google", "inspect", "logging", "multiprocessing", "pathlib", "pickle", "shutil", "site",
@@ -34,31 +34,32 @@ def test_a_zygote_is_light() -> None:
 
 
 def test_it_bears_what_makes_no_sense_and_ends_with_its_daemon(tmp_path: Path) -> None:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-I", "-S", "-E", zygote.__file__, str(theirs.fileno()), str(tmp_path / "play")]
-    process = subprocess.Popen(
-        command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    shims, its_shims = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    inherited = (theirs.fileno(), its_shims.fileno())
+    command = [sys.executable, "-I", "-S", "-E", zygote.__file__, *map(str, inherited), str(tmp_path / "play")]
+    process = subprocess.Popen(command, pass_fds=inherited, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     theirs.close()
+    its_shims.close()
     try:
-        ours.settimeout(20)
-        ours.send(b"without a socket")
+        shims.settimeout(20)
+        shims.send(b"without a socket")  # whoever takes it ends
+        ours.send(b"f")
         for number, text in enumerate((b"", b"no such directory\0" * 6)):
             with socket.socket(socket.AF_UNIX) as listener:
-                socket.send_fds(ours, [zygote.CALL.pack(number) + text], [listener.fileno()])
-            data, fds, _, _ = socket.recv_fds(ours, 4096, 1)
-            assert zygote.CALL.unpack_from(data) == (number,)
-            if fds:  # else it had ended by then
-                assert select.select(fds, [], [], 20)[0] == fds
-                os.close(fds[0])
+                socket.send_fds(shims, [CALL.pack(number) + text], [listener.fileno()])
+                ours.send(b"f")
+            data = shims.recv(4096)
+            assert CALL.unpack_from(data) == (number,)
+            place = f"/proc/{int.from_bytes(data[8:], sys.byteorder)}"
+            wait_for(lambda place=place: not os.path.exists(place), "its end")
         assert len(os.listdir(f"/proc/{process.pid}/task")) == 1
-        end = time.monotonic() + 20
-        while len(os.listdir(f"/proc/{process.pid}/fd")) > 4:  # It closes what it sent just after that.
-            assert time.monotonic() < end
+        assert len(os.listdir(f"/proc/{process.pid}/fd")) == 5
         assert not os.listdir(tmp_path)
     finally:
         ours.close()
         assert process.wait(20) == 0
+        shims.close()
 
 
 def test_a_rehearsal_goes_through_without_an_error(tmp_path: Path) -> None:

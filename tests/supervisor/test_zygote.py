@@ -35,8 +35,8 @@ async def test_more_asked_than_a_socket_buffers_are_all_forked_by_the_same_zygot
         listener.listen()
         await zygote.start()
         pid = zygote.pid
-        assert zygote._control is not None
-        zygote._control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)  # room for few
+        assert zygote._shims is not None
+        zygote._shims.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)  # room for few
         os.kill(pid, signal.SIGSTOP)
         calls = [
             asyncio.create_task(zygote.spawn(config(tmp_path, number), listener)) for number in range(MAX_ASKED + 8)

@@ -40,6 +40,8 @@ MAX_FDS: Final = 250
 """Descriptors that one message carries (SCM_MAX_FD is 253); a shim with more does not sleep."""
 MAX_STATE: Final = 128 << 10
 """Bytes of frozen state, for the same reason."""
+NUMBER: Final = 8
+"""Bytes of the number in front of what a keeper is told."""
 _SLEEP_HEADER: Final = struct.Struct("<dH")
 _EXIT: Final = struct.Struct("<iIQ")
 _INT: Final = struct.Struct("i")
@@ -235,8 +237,16 @@ def receive(channel: _socket.socket, limit: int) -> tuple[bytes, list[int]] | No
 
 
 def send_shim(channel: _socket.socket, config: bytes, listener: int) -> None:
-    """Say what a shim is to be: by the zygote to the keeper, by that to its first worker. OSError."""
+    """Say what a shim is to be: to its keeper (a number of eight bytes in front), by that to its first worker. OSError.
+
+    ``config`` is an encoded ``main.Config``; ``listener``, a copy of which goes along, the shim's socket.
+    """
     channel.sendmsg([config], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _INT.pack(listener))], _socket.MSG_NOSIGNAL)
+
+
+def answer_shim(channel: _socket.socket, message: bytes) -> None:
+    """Say who has taken ``message`` of ``send_shim``: its number, our pid in four bytes. OSError."""
+    channel.send(message[:NUMBER] + _INT.pack(os.getpid()), _socket.MSG_NOSIGNAL)
 
 
 def receive_shim(channel: _socket.socket) -> tuple[bytes, int]:

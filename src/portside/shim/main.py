@@ -108,7 +108,9 @@ def run(source: _socket.socket) -> None:
 
 
 def be_keeper(source: _socket.socket) -> keeper.Wake | None:
-    """Be the keeper of the shim that ``source`` will name; returns in each worker, and at last None in the keeper.
+    """Be the keeper of a shim that ``source`` names, which others may share.
+
+    Returns in each worker, and at last None in the keeper.
 
     What can be done before anybody waits for it is done first. All of it is rehearsed (``rehearsal.py``): each thing
     that the interpreter does here for the first time costs memory for as long as the container lives.
@@ -120,10 +122,12 @@ def be_keeper(source: _socket.socket) -> keeper.Wake | None:
     if wake is not None:
         source.close()
         return wake
-    config, listener = keeper.receive_shim(source)
-    source.close()
+    message, listener = keeper.receive_shim(source)
     if listener < 0:
         return None
+    keeper.answer_shim(source, message)
+    source.close()
+    config = message[keeper.NUMBER :]
     namespace, id, bundle, address, _ = config.split(b"\0", 4)
     # A zygote that dies in the middle of its answer has made a shim that nobody knows of, and another is started. The
     # socket must have one shim only.
@@ -305,7 +309,8 @@ def main(arguments: list[str]) -> int:
     linux.close_all_but((0, 1, 2, int(arguments[2])))
     prepare_process()
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-    keeper.send_shim(ours, os.fsencode(arguments[1]).replace(b"\n", b"\0"), int(arguments[2]))
+    config = os.fsencode(arguments[1]).replace(b"\n", b"\0")
+    keeper.send_shim(ours, bytes(keeper.NUMBER) + config, int(arguments[2]))
     run(theirs)
     return 0
 

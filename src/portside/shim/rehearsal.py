@@ -239,7 +239,7 @@ def _play_keeper(directory: str) -> None:
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     config = shim.Config("play", _ID, directory, f"{directory}/no-such-socket")
-    keeper.send_shim(ours, config.encode(), listener.fileno())
+    keeper.send_shim(ours, bytes(keeper.NUMBER) + config.encode(), listener.fileno())
     wake = shim.be_keeper(theirs)
     if wake is not None:
         _play_worker(wake)

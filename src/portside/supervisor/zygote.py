@@ -1,6 +1,6 @@
 """The daemon's end of the zygote: start it, ask it for shims, start it again when it dies, do without it when it must.
 
-What the zygote does, and the messages, are in ``shim/zygote.py``.
+What the zygote does, and the messages, are in ``shim/zygote.py``. For a few seconds after each shim there is a spare.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from portside.core.work import in_thread
 from portside.errors import Unavailable
 from portside.runtime.interpreter import open_interpreter
 from portside.shim.main import Config
-from portside.shim.zygote import CALL
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +28,11 @@ ANSWER_TIMEOUT = 5.0
 """Seconds that the zygote may take for a fork before a shim is started without it."""
 MAX_ASKED = 64
 """Forks that are asked for at the same time: what a socket buffers is bounded, and so is what a dead zygote loses."""
+SPARE_TIME = 5.0
+"""Seconds that a spare shim waits to be asked for."""
+CALL = struct.Struct("<Q")
+"""The number of a call, in front of what a shim is told and of its answer."""
+_PID = struct.Struct("i")
 _DIRECTORY = Path(shim.__file__).resolve().parent
 
 
@@ -40,13 +44,19 @@ class Zygote:
         self._state = state
         self._python = python
         self._control: socket.socket | None = None
+        """Where it is asked for forks; its end is the zygote's."""
+        self._shims: socket.socket | None = None
+        """Where its shims are told what they are; lives and ends with the former."""
         self._process: subprocess.Popen[bytes] | None = None
-        self._calls: dict[int, asyncio.Future[tuple[int, int]]] = {}
+        self._calls: dict[int, asyncio.Future[int]] = {}
         self._numbers = itertools.count(1)
         self._lock = asyncio.Lock()
         self._gate = asyncio.Semaphore(MAX_ASKED)
         self._sending = asyncio.Lock()
         self._stray: set[subprocess.Popen[bytes]] = set()
+        self._spare = False
+        """Whether a shim waits that nobody has asked for yet."""
+        self._dismissal: asyncio.TimerHandle | None = None
 
     @property
     def pid(self) -> int:
@@ -59,19 +69,26 @@ class Zygote:
             if self._control is not None:
                 return
             self._stray = {child for child in self._stray if child.poll() is None}
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            arguments = [str(theirs.fileno()), f"{self._state}/.rehearsal-{os.urandom(4).hex()}"]
+            control, its_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            shims, its_shims = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            arguments = [str(its_control.fileno()), str(its_shims.fileno())]
+            arguments.append(f"{self._state}/.rehearsal-{os.urandom(4).hex()}")
             try:
-                self._process = await in_thread(self._exec, "zygote.py", arguments, theirs)
+                self._process = await in_thread(self._exec, "zygote.py", arguments, its_control, its_shims)
             except OSError as error:
-                ours.close()
+                control.close()
+                shims.close()
                 log.error("zygote: %s %s", self._python, error)
                 return
             finally:
-                theirs.close()
-            ours.setblocking(False)
-            self._control = ours
-            asyncio.get_running_loop().add_reader(ours.fileno(), self._answered)
+                its_control.close()
+                its_shims.close()
+            control.setblocking(False)
+            shims.setblocking(False)
+            self._control, self._shims, self._spare = control, shims, False
+            loop = asyncio.get_running_loop()
+            loop.add_reader(control.fileno(), self._lost, control)
+            loop.add_reader(shims.fileno(), self._hear, shims)
 
     async def spawn(self, config: Config, listener: socket.socket) -> tuple[int, int]:
         """A new shim that listens on ``listener`` (still the caller's): its pid and a pidfd, the caller's.
@@ -105,7 +122,7 @@ class Zygote:
             if process is not None:
                 await in_thread(_finish, process)
 
-    def _exec(self, name: str, arguments: list[str], inherited: socket.socket) -> subprocess.Popen[bytes]:
+    def _exec(self, name: str, arguments: list[str], *inherited: socket.socket) -> subprocess.Popen[bytes]:
         """Start one of the shim's programs: isolated, without site, in a session of its own.
 
         The interpreter is executed from a read-only mount in no namespace, where we may make one: what enters a
@@ -121,7 +138,8 @@ class Zygote:
         try:
             return subprocess.Popen(
                 command, executable=f"/proc/self/fd/{protected}" if protected >= 0 else None,
-                pass_fds=[fd for fd in (inherited.fileno(), protected) if fd >= 0], stdin=subprocess.DEVNULL,
+                pass_fds=[fd for fd in (*(each.fileno() for each in inherited), protected) if fd >= 0],
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL, env={"PATH": path}, cwd="/", start_new_session=True,
             )  # fmt: skip
         finally:
@@ -129,15 +147,17 @@ class Zygote:
                 os.close(protected)
 
     async def _fork(self, config: Config, listener: socket.socket) -> tuple[int, int]:
-        control = self._control
-        if control is None:
+        control, shims = self._control, self._shims
+        if control is None or shims is None:
             raise Unavailable("it does not run")
         call = next(self._numbers)
-        answer: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._calls[call] = answer
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
-                await self._send(control, CALL.pack(call) + config.encode(), listener.fileno(), answer)
+                await self._send(shims, CALL.pack(call) + config.encode(), listener.fileno(), answer)
+                # One more for each that is taken, whether by a spare or by itself: so one that has died costs nobody.
+                self._ask(control)
                 await asyncio.wait([answer])  # The end of patience does not end it: it is heard to the last.
         except OSError:  # or TimeoutError, which is one
             self._lost(control)
@@ -145,56 +165,78 @@ class Zygote:
                 raise
         finally:
             self._calls.pop(call, None)
-        return answer.result()
+        pid = answer.result()
+        self._keep_spare(control)
+        return pid, _watch(pid)
 
-    async def _send(
-        self, control: socket.socket, request: bytes, fd: int, answer: asyncio.Future[tuple[int, int]]
-    ) -> None:
+    def _ask(self, control: socket.socket) -> None:
+        try:
+            control.send(b"f")
+        except OSError as error:
+            self._lost(control)
+            raise Unavailable(f"it does not listen: {error.strerror}") from error
+
+    def _keep_spare(self, control: socket.socket) -> None:
+        """Whoever asks within the next seconds finds a shim that is there already."""
+        if control is not self._control:
+            return
+        if not self._spare:
+            try:
+                self._ask(control)
+            except Unavailable:
+                return
+            self._spare = True
+        if self._dismissal is not None:
+            self._dismissal.cancel()
+        self._dismissal = asyncio.get_running_loop().call_later(SPARE_TIME, self._dismiss, control)
+
+    def _dismiss(self, control: socket.socket) -> None:
+        if control is not self._control or self._shims is None:
+            return
+        if self._calls:
+            self._keep_spare(control)
+            return
+        self._spare = False
+        try:
+            self._shims.send(b"")
+        except OSError:
+            self._lost(control)
+
+    async def _send(self, shims: socket.socket, request: bytes, fd: int, answer: asyncio.Future[int]) -> None:
         """Send, as soon as there is room, unless there is an answer already: that the zygote is lost."""
         loop = asyncio.get_running_loop()
         async with self._sending:
             while not answer.done():
                 try:
-                    socket.send_fds(control, [request], [fd])
+                    socket.send_fds(shims, [request], [fd])
                     return
                 except BlockingIOError:
                     room = loop.create_future()
-                    loop.add_writer(control.fileno(), _settle, room)
+                    loop.add_writer(shims.fileno(), _settle, room)
                     try:
                         await asyncio.wait([room, answer], return_when=asyncio.FIRST_COMPLETED)
                     finally:
-                        if control.fileno() >= 0:
-                            loop.remove_writer(control.fileno())
+                        if shims.fileno() >= 0:
+                            loop.remove_writer(shims.fileno())
 
-    def _answered(self) -> None:
-        control = self._control
-        if control is not None and not self._hear(control):
-            self._lost(control)
-
-    def _hear(self, control: socket.socket) -> bool:
+    def _hear(self, shims: socket.socket) -> bool:
         """Take one answer; whether there may be more some time."""
         try:
-            # Not recv_fds, which ignores flags before Python 3.14.
-            data, ancillary, _flags, _peer = control.recvmsg(1 << 16, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+            data = shims.recv(CALL.size + _PID.size)
         except BlockingIOError:
             return True
         except OSError:
+            data = b""
+        if not data:  # The zygote has gone, and so have its shims, to where they are needed.
+            if shims is self._shims:
+                self._lost(self._control)
             return False
-        if not data:
-            return False
-        (call,) = CALL.unpack_from(data)
-        (pid,) = struct.unpack_from("i", data, CALL.size)
-        fds = [struct.unpack_from("i", payload)[0] for _, _, payload in ancillary if len(payload) >= 4]
+        (call,), (pid,) = CALL.unpack_from(data), _PID.unpack_from(data, CALL.size)
         future = self._calls.get(call)
-        if not fds:
-            if pid:  # We may have no more descriptors, and what nobody watches must not go on.
-                os.kill(pid, signal.SIGKILL)
-            if future is not None and not future.done():
-                future.set_exception(Unavailable("a shim ended at once" if not pid else "too many open files"))
-        elif future is None or future.done():
-            os.close(fds[0])
+        if future is None or future.done():
+            _end(pid)  # What nobody waits for must not go on.
         else:
-            future.set_result((pid, fds[0]))
+            future.set_result(pid)
         return True
 
     def _lost(self, control: socket.socket | None) -> None:
@@ -202,23 +244,44 @@ class Zygote:
 
         It is killed, lest it wake up later and make a second shim for a socket that has one; what it had made is heard.
         """
-        if control is None or control is not self._control:
+        shims = self._shims
+        if control is None or control is not self._control or shims is None:
             return
-        self._control = None
+        self._control = self._shims = None
         loop = asyncio.get_running_loop()
         loop.remove_reader(control.fileno())
-        loop.remove_writer(control.fileno())
+        loop.remove_reader(shims.fileno())
+        loop.remove_writer(shims.fileno())
+        if self._dismissal is not None:
+            self._dismissal.cancel()
         if self._process is not None:
             self._process.kill()
             self._stray.add(self._process)
         waiting = [future for future in self._calls.values() if not future.done()]
         for _ in waiting:
-            if not self._hear(control):
+            if not self._hear(shims):
                 break
         control.close()
+        shims.close()  # A spare sees the end, and ends.
         for future in waiting:
             if not future.done():
                 future.set_exception(Unavailable("it has ended"))
+
+
+def _watch(pid: int) -> int:
+    """A pidfd of a shim that has just answered. Unavailable if there is none; then there is no shim either."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        _end(pid)
+        raise Unavailable(f"watch a new shim: {error.strerror}") from error
+
+
+def _end(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # It has ended at once.
 
 
 def _settle(future: asyncio.Future[None]) -> None:
