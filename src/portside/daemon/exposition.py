@@ -7,7 +7,7 @@ here: where figures come from, and HTTP.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -82,12 +82,12 @@ class Exposition:
             lines = self._families[key] = [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
         return lines
 
-    def pieces(self) -> list[bytes]:
-        """The answer, a piece for each family."""
-        pieces = [("\n".join(lines) + "\n").encode() for lines in self._families.values()]
+    def pieces(self) -> Iterator[bytes]:
+        """The answer, a piece for each family, made as it is taken."""
+        for lines in self._families.values():
+            yield ("\n".join(lines) + "\n").encode()
         if self._openmetrics:
-            pieces.append(b"# EOF\n")
-        return pieces
+            yield b"# EOF\n"
 
 
 def label_text(labels: Mapping[str, str]) -> str:
