@@ -100,7 +100,7 @@ async def test_the_slow_and_the_many(server: tuple[HttpServer, int], monkeypatch
 async def test_closing_ends_what_is_in_progress() -> None:
     server = HttpServer({"/endless": endless})
     ((_, port),) = await server.listen_tcp("127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /endless HTTP/1.1\r\n\r\n")
     await writer.drain()
     await server.close()
@@ -122,7 +122,7 @@ async def test_a_socket_of_its_owner_alone(tmp_path: Path) -> None:
     assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
     writer.close()
     await server.close()
-    assert not list(tmp_path.iterdir())
+    assert not os.listdir(tmp_path)
 
 
 async def test_where_nobody_can_listen(tmp_path: Path) -> None:

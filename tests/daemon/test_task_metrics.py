@@ -43,7 +43,7 @@ def test_version_2() -> None:
     assert found["container_memory_oom_total"] == [({}, 4)]
     assert found["container_io_wbytes_bytes"] == [({"major": "8", "minor": "1"}, 20)]
     assert found["container_io_rios_total"] == [({"major": "8", "minor": "1"}, 1)]
-    assert len(found) == 6 + 34 + 1 + 2 + 4
+    assert len(found) == 6 + 35 + 1 + 2 + 4
 
 
 def test_version_1() -> None:
