@@ -1,7 +1,8 @@
 """What containers that have died have left outside the root: bundles, sockets, mounts, control groups.
 
 All of it is found by the bundles in the state directory, whose records name the processes and the group; nothing is
-guessed from names, as other engines on the machine may use the same ones. Reads only.
+guessed from names, as other engines on the machine may use the same ones. A dead task whose container is recorded is no
+leftover: the next daemon tells from its bundle how it ended, and cleans up. Reads only.
 """
 
 from __future__ import annotations
@@ -27,17 +28,19 @@ def examine(root: Path, state_directory: Path, state: State, report: Report) -> 
     """Add what is found in ``state_directory`` to ``report``. A daemon looks after its own: nothing then."""
     if report.running or not (state_directory / TASKS).is_dir():
         return
-    lively: set[str] = set()
+    wanted: set[str] = set()
     points = [mount.point for mount in mounted()]
     for bundle in _bundles(root, state_directory):
         record = Record.read(bundle.path)
         alive = record is not None and (record.shim_alive() or any(map(record.alive, record.processes)))
-        if alive:
-            lively.add(bundle.address)
-            _check_alive(bundle, state, report)
-        else:
+        recorded = state.get(CONTAINERS, (bundle.namespace,), bundle.id) is not None
+        if alive or recorded:
+            wanted.add(bundle.address)
+        if alive and not recorded and not bundle.id.startswith(GONE):
+            _without_container(bundle, report)
+        elif not alive and not recorded:
             _dead(bundle, record, points, report)
-    _sockets(state_directory, lively, report)
+    _sockets(state_directory, wanted, report)
 
 
 def _bundles(root: Path, state_directory: Path) -> list[Bundle]:
@@ -50,12 +53,9 @@ def _bundles(root: Path, state_directory: Path) -> list[Bundle]:
     return found
 
 
-def _check_alive(bundle: Bundle, state: State, report: Report) -> None:
-    if state.get(CONTAINERS, (bundle.namespace,), bundle.id) is None and not bundle.id.startswith(GONE):
-        detail = "it runs, and its container is not recorded; kill it, or start the daemon and remove the task"
-        report.findings.append(
-            Finding("task without container", f"{bundle.namespace}/{bundle.id}", detail, bundle.path)
-        )
+def _without_container(bundle: Bundle, report: Report) -> None:
+    detail = "it runs, and its container is not recorded; kill it, or start the daemon and remove the task"
+    report.findings.append(Finding("task without container", f"{bundle.namespace}/{bundle.id}", detail, bundle.path))
 
 
 def _dead(bundle: Bundle, record: Record | None, points: list[str], report: Report) -> None:
@@ -71,10 +71,10 @@ def _dead(bundle: Bundle, record: Record | None, points: list[str], report: Repo
     report.findings.append(Finding("orphan bundle", name, "of a task that is dead", bundle.path, subject=bundle))
 
 
-def _sockets(state_directory: Path, lively: set[str], report: Report) -> None:
+def _sockets(state_directory: Path, wanted: set[str], report: Report) -> None:
     place = state_directory / "s"
     for path in sorted(place.iterdir()) if place.is_dir() else ():
-        if str(path) not in lively and path.is_socket() and not _accepts(path):
+        if str(path) not in wanted and path.is_socket() and not _accepts(path):
             detail = "a socket on which nobody listens"
             report.findings.append(Finding("orphan socket", path.name, detail, str(path)))
 

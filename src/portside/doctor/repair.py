@@ -111,7 +111,7 @@ class Repair:
         elif kind == "orphan bundle":
             bundles_of(self._root, self._state_directory).remove(finding.subject)
         elif kind == "orphan socket":
-            os.unlink(path)
+            Path(path).unlink(missing_ok=True)  # it goes with its bundle
         else:
             _delete(Path(path))
         self._done(f"removed {kind.removeprefix('orphan ')} {finding.name}")

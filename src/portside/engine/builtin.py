@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from portside.content.blobs import BlobStore
+from portside.content.driver import BlobDriver
 from portside.core.plugin import (
     CONTAINER_MONITOR,
     CONTENT,
@@ -42,7 +43,6 @@ from portside.engine.transfer.config import TransferConfig
 from portside.errors import FailedPrecondition
 from portside.metadata.backups import BackupConfig
 from portside.metadata.database import Database
-from portside.metadata.opening import refuse_loss
 from portside.metadata.store import Metadata
 from portside.snapshots.directories import DirectoryDriver
 from portside.snapshots.native import NativeDriver
@@ -66,10 +66,8 @@ def _overlayfs(init: Init) -> OverlayDriver:
 
 def _metadata(init: Init) -> Metadata:
     exchange: Exchange = init.get(EVENT)
-    path = init.make_root() / "meta.db"
-    refuse_loss(path, _things(init))
-    db = Database.open(path)
-    return Metadata(db, init.get(CONTENT), init.all(SNAPSHOTTER), exchange.emit)
+    db = Database.open(init.make_root() / "meta.db", _things(init))
+    return Metadata(db, _the_content_store(init), init.all(SNAPSHOTTER), exchange.emit)
 
 
 def _things(init: Init) -> Iterator[object]:
@@ -95,6 +93,14 @@ def _without_empty(init: Init) -> Mapping[str, str]:
 
 OURS = object()
 """What stands for a part that is seen through others."""
+
+
+def _the_content_store(init: Init) -> BlobDriver:
+    stores = init.all(CONTENT)
+    if len(stores) > 1:
+        raise FailedPrecondition(f"content stores {', '.join(stores)}: there can be one; disable the others")
+    store: BlobDriver = init.get(CONTENT)
+    return store
 
 
 def _present(init: Init) -> Any:

@@ -28,7 +28,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -153,10 +153,12 @@ class Database:
         self._thread.start()
 
     @classmethod
-    def open(cls, path: Path) -> Database:
-        """Open or create the database at ``path``; errors as ``opening.open_connection``. Blocking: it reads all
-        records, and the whole file after a stop that was not clean."""
-        connection, records = open_connection(path)
+    def open(cls, path: Path, things: Iterable[object] = ()) -> Database:
+        """Open or create the database at ``path``; ``things`` and errors as ``opening.open_connection``.
+
+        Blocking: it reads all records, and the whole file after a stop that was not clean.
+        """
+        connection, records = open_connection(path, things)
         try:
             return cls(path, connection, records)
         except BaseException:

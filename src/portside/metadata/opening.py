@@ -49,10 +49,11 @@ BACKUP_PAGES = 64
 ADVICE = "stop its daemon and run 'portside doctor --repair', which restores a backup or rebuilds it"
 
 
-def open_connection(path: Path) -> tuple[sqlite3.Connection, list[Change]]:
+def open_connection(path: Path, things: Iterable[object] = ()) -> tuple[sqlite3.Connection, list[Change]]:
     """Open or create the database at ``path``: the connection, which the caller closes, and all records.
 
-    DataLoss if the file is damaged or not ours, Unavailable if another process has it open, FailedPrecondition if a
+    ``things`` are on disk already and recorded nowhere else: with any, none is created. DataLoss if that would be, or
+    if the file is damaged or not ours, Unavailable if another process has it open, FailedPrecondition if a
     newer portside wrote it, ResourceExhausted if there is no room to create it.
     """
     _make_file(path)
@@ -62,7 +63,7 @@ def open_connection(path: Path) -> tuple[sqlite3.Connection, list[Change]]:
     connection: sqlite3.Connection | None = None
     try:
         connection = _connect(path)
-        return connection, load(connection, path, thorough=unclean)
+        return connection, load(connection, path, thorough=unclean, things=things)
     except BaseException as error:
         if connection is not None:
             connection.close()
@@ -71,26 +72,13 @@ def open_connection(path: Path) -> tuple[sqlite3.Connection, list[Change]]:
         raise
 
 
-def refuse_loss(path: Path, things: Iterable[object]) -> None:
-    """DataLoss if there is no database at ``path`` though the root has ``things`` (content, snapshots).
-
-    A fresh one would know nothing of them, and they would be collected as garbage.
-    """
-    try:
-        lost = os.stat(path).st_size == 0 and not _was_unclean(path)
-    except FileNotFoundError:
-        lost = True
-    except OSError:
-        return
-    if lost and next(iter(things), None) is not None:
-        raise DataLoss(f"open metadata {path}: it is gone, but the root has content or snapshots; {ADVICE}")
-
-
-def load(connection: sqlite3.Connection, path: Path, *, thorough: bool) -> list[Change]:
+def load(connection: sqlite3.Connection, path: Path, *, thorough: bool, things: Iterable[object] = ()) -> list[Change]:
     """Create the tables where they are not, check the file that errors call ``path``, and read every record."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not tables and not version:
+        if next(iter(things), None) is not None:  # a fresh one would make garbage of them
+            raise DataLoss(f"open metadata {path}: it is gone, but the root has content or snapshots; {ADVICE}")
         _create(connection)
     elif version > VERSION:
         raise FailedPrecondition(
