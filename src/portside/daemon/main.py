@@ -25,7 +25,7 @@ DRAIN = 5.0
 
 def serve(config: DaemonConfig) -> None:
     """Serve until SIGTERM or SIGINT; containers go on."""
-    configure(config.debug.level)
+    configure(config.debug.level, config.debug.format)
     for warning in config.warnings:
         log.warning("%s", warning)
     _set_oom_score(config.oom_score)
