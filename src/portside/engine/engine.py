@@ -60,6 +60,7 @@ from portside.engine.transfer.service import Transfers
 from portside.metadata.backups import Backups
 from portside.metadata.namespaces import Namespaces
 from portside.metadata.store import Metadata
+from portside.supervisor.deadlines import Deadlines
 from portside.supervisor.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,8 @@ class LocalBackend:
         self._config, self._lock, self._graph, self._proxies = config, lock, graph, proxies
         self._metadata: Metadata = graph.get(METADATA)
         self._exchange: Exchange = graph.get(EVENT)
-        self._supervisor = Supervisor(str(config.state), str(config.root), self._exchange.forward)
+        deadlines = Deadlines.from_timeouts(config.timeouts)
+        self._supervisor = Supervisor(str(config.state), str(config.root), self._exchange.forward, deadlines=deadlines)
         self._mounts: MountKeeper | None = None
         if graph.all(MOUNT_MANAGER):
             targets = config.state / f"{MOUNT_MANAGER}.sqlite" / "t"

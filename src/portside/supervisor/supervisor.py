@@ -34,6 +34,7 @@ from portside.shim.outbox import SEQUENCE_KEY, SERVICE, timestamp
 from portside.shim.sockets import connectable
 from portside.supervisor.bundles import Bundle, Bundles
 from portside.supervisor.connection import ShimConnection
+from portside.supervisor.deadlines import Deadlines
 from portside.supervisor.leftovers import Record
 from portside.supervisor.task import ShimTask, nanoseconds
 from portside.supervisor.zygote import Zygote
@@ -59,9 +60,10 @@ class Supervisor:
 
     def __init__(
         self, state: str, root: str, forward: Callable[[Envelope], None], *, python: str = sys.executable,
-        cache_dir: str = "",
+        cache_dir: str = "", deadlines: Deadlines | None = None,
     ) -> None:  # fmt: skip
         """``forward`` gets every event of a task, in the loop; ``cache_dir`` (default: in ``root``) is for runtimes."""
+        self._deadlines = deadlines or Deadlines()
         self._bundles = Bundles(state, root)
         self._forward = forward
         self._zygote = Zygote(os.path.abspath(state), python)
@@ -177,7 +179,7 @@ class Supervisor:
             raise
         finally:
             listener.close()
-        return ShimTask(bundle, ShimConnection(address, namespace), pidfd, self._shim_died)
+        return ShimTask(bundle, ShimConnection(address, namespace), pidfd, self._shim_died, self._deadlines)
 
     async def _retire(self, task: ShimTask, aside: str) -> None:
         await task.retire()
@@ -202,10 +204,12 @@ class Supervisor:
 
     async def _adopt_one(self, bundle: Bundle) -> None:
         address, record = await in_thread(lambda: (bundle.address, Record.read(bundle.path)))
-        task = ShimTask(bundle, ShimConnection(address, bundle.namespace), _shim_pidfd(record), self._shim_died)
+        task = ShimTask(
+            bundle, ShimConnection(address, bundle.namespace), _shim_pidfd(record), self._shim_died, self._deadlines
+        )
         has_task = record is not None
         try:
-            answer = await task.connection.call("Connect", {"id": bundle.id}, ADOPT_TIMEOUT)
+            answer = await task.connection.call("Connect", {"id": bundle.id}, self._deadlines.load or ADOPT_TIMEOUT)
             has_task = answer["task_pid"] != 0
         except PortsideError as error:
             log.warning("task %s/%s: shim: %s", bundle.namespace, bundle.id, error)

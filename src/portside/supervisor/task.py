@@ -28,6 +28,7 @@ from portside.errors import DeadlineExceeded, FailedPrecondition, NotFound, Port
 from portside.supervisor import leftovers
 from portside.supervisor.bundles import Bundle
 from portside.supervisor.connection import FOREVER, ShimConnection
+from portside.supervisor.deadlines import Deadlines
 from portside.supervisor.leftovers import Record
 from portside.wire.codec import Message
 
@@ -45,6 +46,7 @@ SHUTDOWN_TIMEOUT = 5.0
 Died = Callable[["ShimTask"], None]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_AS_THEY_ARE = Deadlines()
 _cleaners = ThreadPoolExecutor(4, thread_name_prefix="portside-leftovers")
 """For what may take many seconds, while every other task's short work goes on in the common pool."""
 
@@ -52,7 +54,10 @@ _cleaners = ThreadPoolExecutor(4, thread_name_prefix="portside-leftovers")
 class ShimTask:
     """One task and its shim. Whoever makes it calls ``retire`` or ``close`` in the end."""
 
-    def __init__(self, bundle: Bundle, connection: ShimConnection, shim_pidfd: int, died: Died) -> None:
+    def __init__(
+        self, bundle: Bundle, connection: ShimConnection, shim_pidfd: int, died: Died,
+        deadlines: Deadlines = _AS_THEY_ARE,
+    ) -> None:  # fmt: skip
         """``shim_pidfd`` (-1: unknown) is owned; ``died`` is called once, if the shim dies before the task's end."""
         self.namespace, self.id = bundle.namespace, bundle.id
         self.bundle = bundle
@@ -64,6 +69,7 @@ class ShimTask:
         self._ended: dict[str, Exit] = {}
         self._gone = False
         self._died = died
+        self._deadlines = deadlines
         self._dead: asyncio.Future[Record | None] | None = None
         self._pidfd = -1
         if shim_pidfd >= 0:
@@ -95,7 +101,7 @@ class ShimTask:
     async def state(self, exec_id: str = "") -> Process:
         """The process now; from the record if the shim says nothing."""
         try:
-            found = await self._call("State", self._name(exec_id), STATE_TIMEOUT)
+            found = await self._call("State", self._name(exec_id), self._deadlines.state or STATE_TIMEOUT)
         except (DeadlineExceeded, Unavailable, ShimDead):
             record = await self._record(exec_id)
             return record.state(exec_id, self._ended.get(exec_id))
@@ -171,8 +177,9 @@ class ShimTask:
         self._gone = True
         try:
             if self._dead is None:
-                await self.connection.call("Shutdown", {"id": self.id}, SHUTDOWN_TIMEOUT)
-                if self._pidfd >= 0 and not await ended_within(self._pidfd, SHUTDOWN_TIMEOUT):
+                patience = self._deadlines.shutdown or SHUTDOWN_TIMEOUT
+                await self.connection.call("Shutdown", {"id": self.id}, patience)
+                if self._pidfd >= 0 and not await ended_within(self._pidfd, patience):
                     raise DeadlineExceeded("it stays")
         except PortsideError as error:
             if self._pidfd >= 0 and not await ended_within(self._pidfd, 0.0):
