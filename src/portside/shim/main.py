@@ -135,7 +135,7 @@ def be_keeper(source: _socket.socket) -> keeper.Wake | None:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     keeping.begin(config, listener)
     os.chdir(bundle)
-    set_title(b"portside-shim -namespace %b -id %b" % (namespace, id))
+    _set_title_of(namespace, id)
     wake = keeping.keep()
     if wake is None:
         os.close(lock)
@@ -156,6 +156,7 @@ class Running:
         data, listener = wake.shim()
         self._config = config = Config.decode(data)
         os.chdir(config.bundle)
+        _set_title_of(config.namespace.encode(), os.fsencode(config.id))
         self._outbox = Outbox(self._loop, config.events, config.namespace)
         self._shim = Shim(self._loop, self._outbox, config.namespace, config.cache_dir)
         self._shim.pid = pid
@@ -292,6 +293,10 @@ def set_title(title: bytes) -> None:
             _write(b"/proc/self/mem", title[: size - 1].ljust(size, b"\0"), start)
         except OSError:
             pass  # A hardened kernel may not let us.
+
+
+def _set_title_of(namespace: bytes, id: bytes) -> None:
+    set_title(b"portside-shim -namespace %b -id %b" % (namespace, id))
 
 
 def _write(path: bytes, data: bytes, offset: int) -> None:
