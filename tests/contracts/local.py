@@ -32,10 +32,10 @@ class LocalServices:
 class LocalBackend:
     """``root`` is a directory of its own; ``close`` ends all."""
 
-    def __init__(self, root, drivers=None):
+    def __init__(self, root, drivers=None, blobs=None):
         self.root = root
         self.db = Database.open(root / "io.containerd.metadata.v1.sqlite" / "meta.db")
-        self.blobs = BlobStore(root / "io.containerd.content.v1.content")
+        self.blobs = blobs or BlobStore(root / "io.containerd.content.v1.content")
         self.exchange = Exchange()
         if drivers is None:
             drivers = {"native": NativeDriver(root / "native"), "overlayfs": OverlayDriver(root / "overlayfs")}

@@ -24,10 +24,11 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from portside.content.driver import IngestFacts
+from portside.content.reader import Reader
 from portside.errors import (
     AlreadyExists,
     DataLoss,
@@ -45,17 +46,6 @@ log = logging.getLogger(__name__)
 _HASHING = 1 << 20
 _OPEN = os.O_CLOEXEC | os.O_NOFOLLOW
 _ALGORITHMS = ("sha256", "sha384", "sha512")
-
-
-@dataclass(frozen=True, slots=True)
-class IngestFacts:
-    """What the disk says of an ingest."""
-
-    key: str
-    offset: int
-    total: int
-    started_ns: int
-    updated_ns: int
 
 
 class BlobStore:
@@ -104,6 +94,21 @@ class BlobStore:
             os.close(descriptor)
             raise DataLoss(f"blob {digest}: its file is not a regular file")
         return descriptor, status.st_size
+
+    def reader(self, digest: Digest, size: int) -> Reader:
+        """Open for reading, whatever ``size`` is expected; as ``open``."""
+        return Reader(*self.open(digest), f"blob {digest}")
+
+    def pieces(self, digest: Digest, size: int) -> Iterator[bytes]:
+        """The first ``size`` bytes of a blob; as ``open``."""
+        descriptor, _ = self.open(digest)
+        try:
+            offset = 0
+            while offset < size and (data := os.pread(descriptor, min(_HASHING, size - offset), offset)):
+                yield data
+                offset += len(data)
+        finally:
+            os.close(descriptor)
 
     def remove(self, digest: Digest) -> None:
         """Delete a blob; missing is fine."""

@@ -66,8 +66,9 @@ def _overlayfs(init: Init) -> OverlayDriver:
 
 def _metadata(init: Init) -> Metadata:
     exchange: Exchange = init.get(EVENT)
+    blobs = _the_content_store(init)
     db = Database.open(init.make_root() / "meta.db", _things(init))
-    return Metadata(db, _the_content_store(init), init.all(SNAPSHOTTER), exchange.emit)
+    return Metadata(db, blobs, init.all(SNAPSHOTTER), exchange.emit)
 
 
 def _things(init: Init) -> Iterator[object]:

@@ -13,6 +13,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from portside.errors import from_oserror
 
@@ -72,9 +73,8 @@ def start(what: str, argv: Sequence[str], environment: Mapping[str, str], descri
         for number, fd in descriptors.items():
             moved[number] = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(descriptors) + 1)
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in moved.items()]
-        pid = os.posix_spawnp(
-            argv[0], list(argv), dict(environment), file_actions=actions, setsid=True, setsigmask=(), setsigdef=_DEFAULTS
-        )
+        signals: dict[str, Any] = {"setsigmask": (), "setsigdef": _DEFAULTS}
+        pid = os.posix_spawnp(argv[0], list(argv), dict(environment), file_actions=actions, setsid=True, **signals)
     except OSError as error:
         raise from_oserror(error, f"start {what} ({argv[0]})") from error
     finally:

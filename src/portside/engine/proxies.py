@@ -22,12 +22,15 @@ from portside.engine.graph import PluginGraph
 from portside.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from portside.content.foreign import ForeignBlobs
     from portside.wire.grpc.client import Channel
 
 log = logging.getLogger(__name__)
 
 ADDRESS = "address"
 """The export by which a plugin is known to be a proxy, as in containerd."""
+CONTENT_NAMESPACE = "default"
+"""Of a foreign content store: there is one for all of ours, whose keys have their namespace in them."""
 _TYPES = {"snapshot": SNAPSHOTTER, "content": CONTENT, "diff": DIFFER}
 
 
@@ -37,6 +40,7 @@ class Proxies:
     def __init__(self, settings: Mapping[str, ProxyPlugin], timeouts: Mapping[str, float]) -> None:
         self._limits = Limits.from_timeouts(timeouts)
         self._channels: dict[str, Channel] = {}
+        self._stores: list[ForeignBlobs] = []
         self.plugins = [row for id, proxy in settings.items() if (row := self._row(id, proxy)) is not None]
         """In the order of the configuration."""
 
@@ -48,10 +52,12 @@ class Proxies:
         """Drop the connections: calls in progress end with Unavailable, so do those that come."""
         for channel in self._channels.values():
             await channel.close()
+        for store in self._stores:
+            await store.close()
 
     def _row(self, id: str, proxy: ProxyPlugin) -> Plugin | None:
         kinds: dict[str, Callable[[str, ProxyPlugin, Init], Any]] = {
-            SNAPSHOTTER: self._snapshotter, DIFFER: self._differ,
+            SNAPSHOTTER: self._snapshotter, CONTENT: self._content, DIFFER: self._differ,
         }  # fmt: skip
         type = _TYPES.get(proxy.type, proxy.type)
         if type not in kinds:
@@ -72,6 +78,16 @@ class Proxies:
             return BoundedSnapshotter(RemoteSnapshotter(channel, namespace, "", id), peer)
 
         return ForeignSnapshotter(id, bind)
+
+    def _content(self, id: str, proxy: ProxyPlugin, init: Init) -> ForeignBlobs:
+        channel = self._channel(id, proxy)
+        from portside.content.foreign import ForeignBlobs
+        from portside.remote.content import RemoteContent
+
+        store = RemoteContent(channel, CONTENT_NAMESPACE, "")
+        blobs = ForeignBlobs(store, f"content store {id} at {proxy.address}", self._limits.work)
+        self._stores.append(blobs)
+        return blobs
 
     def _differ(self, id: str, proxy: ProxyPlugin, init: Init) -> Callable[[str], BoundedDiff]:
         channel, peer = self._channel(id, proxy), self._peer("differ", id, proxy)

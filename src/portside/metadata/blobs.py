@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import TypeVar
 
-from portside.content.blobs import BlobStore
+from portside.content.driver import BlobDriver
 from portside.core.locks import KeyedLocks
 from portside.core.work import in_thread
 from portside.errors import NotFound, PortsideError
@@ -37,7 +37,7 @@ _SLICE = 1000
 class BlobKeeper:
     """The blob store, with a lock per digest and the list of what may have become garbage on disk."""
 
-    def __init__(self, db: Database, blobs: BlobStore, background: Background) -> None:
+    def __init__(self, db: Database, blobs: BlobDriver, background: Background) -> None:
         self.db, self.blobs, self.background = db, blobs, background
         self.open_refs: set[tuple[str, str]] = set()
         """Namespace and ref of every writer that is open now."""

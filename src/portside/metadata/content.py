@@ -7,8 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-from portside.content.blobs import BlobStore
-from portside.content.reader import Reader
+from portside.content.driver import BlobDriver
 from portside.core.content import ContentInfo, ContentReader, ContentWriter, IngestStatus
 from portside.core.filters import content_fields, ingest_fields
 from portside.core.leases import Resource
@@ -77,9 +76,9 @@ class Content:
 
     async def open(self, digest: Digest) -> ContentReader:
         """NotFound; DataLoss if the file is not what a blob is."""
-        await self.info(digest)
+        info = await self.info(digest)
         # Not in a thread: a client that reads in small pieces opens the blob for each, and an open waits for no data.
-        return Reader(*self._blobs.open(digest), f"blob {digest}")
+        return self._blobs.reader(digest, info.size)
 
     async def status(self, ref: str) -> IngestStatus:
         """NotFound."""
@@ -184,7 +183,7 @@ async def _close_opened(opening: asyncio.Task[Writer]) -> None:
         await (await opening).close()
 
 
-async def _status(blobs: BlobStore, record: Ingest) -> IngestStatus:
+async def _status(blobs: BlobDriver, record: Ingest) -> IngestStatus:
     expected = str(record.expected or "")
     if record.shared_size:
         size = record.shared_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from portside.content.blobs import BlobStore
+from portside.content.driver import BlobDriver
 from portside.core.foreign import ForeignSnapshotter
 from portside.core.snapshots import SnapshotDriver
 from portside.errors import InvalidArgument
@@ -35,7 +35,7 @@ class Metadata:
     def __init__(
         self,
         db: Database,
-        blobs: BlobStore,
+        blobs: BlobDriver,
         drivers: Mapping[str, SnapshotDriver | ForeignSnapshotter],
         emit: Callable[[str, str, str, Mapping[str, Any]], None] | None = None,
     ) -> None:

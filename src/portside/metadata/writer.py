@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 
-from portside.content.blobs import Ingest as DiskIngest
+from portside.content.driver import IngestDriver
 from portside.core.content import ContentInfo, IngestStatus
 from portside.core.leases import Resource
 from portside.core.work import in_thread
@@ -25,7 +24,7 @@ class Writer:
     """``core.content.ContentWriter``; without a disk ingest while the blob is another namespace's."""
 
     def __init__(
-        self, keeper: BlobKeeper, namespace: str, lease: str, record: Ingest, ingest: DiskIngest | None
+        self, keeper: BlobKeeper, namespace: str, lease: str, record: Ingest, ingest: IngestDriver | None
     ) -> None:
         self._keeper, self._namespace, self._lease = keeper, namespace, lease
         self._record, self._ingest = record, ingest
@@ -137,7 +136,7 @@ class Writer:
         if not fresh:
             raise AlreadyExists(f"blob {digest}: already exists")
 
-    async def _disk(self, size: int) -> DiskIngest:
+    async def _disk(self, size: int) -> IngestDriver:
         """The ingest on disk; what was another namespace's blob is copied, up to ``size`` bytes."""
         self._check_open()
         if self._ingest is None:
@@ -147,18 +146,14 @@ class Writer:
             self._record = record
         return self._ingest
 
-    def _copy(self, size: int) -> DiskIngest:
+    def _copy(self, size: int) -> IngestDriver:
         digest = self._record.expected
         ingest = self._keeper.blobs.ingest(self._record.key, 0, str(digest))
         try:
             ingest.truncate(0)
             if digest is not None and size:
-                descriptor, _ = self._keeper.blobs.open(digest)
-                try:
-                    while ingest.offset < size:
-                        ingest.write(os.pread(descriptor, min(1 << 20, size - ingest.offset), ingest.offset))
-                finally:
-                    os.close(descriptor)
+                for data in self._keeper.blobs.pieces(digest, size):
+                    ingest.write(data)
         except BaseException:
             ingest.close()
             raise
