@@ -98,7 +98,7 @@ class Scheduler(Observer):
         """Called after each collection, with None after one that failed."""
 
     def start(self) -> None:
-        """Begin; the first collection also looks for what a crash left behind."""
+        """Begin."""
         self._metadata.db.mutated.append(self._watch)
         self._metadata.troubles.listeners.append(self._try_again_later)
         self._metadata.collector.observer = self
@@ -114,6 +114,12 @@ class Scheduler(Observer):
             self._metadata.troubles.listeners.remove(self._try_again_later)
             self._metadata.collector.observer = Observer()
             self._task = None
+
+    async def prepare(self) -> None:
+        """Before the first one, whoever asked for it, what a crash left behind is found."""
+        if not self._reconciled:
+            await self._metadata.reconcile()
+            self._reconciled = True
 
     def begun(self) -> None:
         """Somebody's collection begins: what was counted so far is its business."""
@@ -198,9 +204,6 @@ class Scheduler(Observer):
     async def _collect(self) -> None:
         self._retry_at = 0.0
         try:
-            if not self._reconciled:
-                await self._metadata.reconcile()
-                self._reconciled = True
             await self._metadata.collect(urgent=False)
         except Exception as error:  # perhaps a defect, but without collections the disk fills up
             if not self._retry_at:

@@ -61,6 +61,9 @@ class Report:
 class Observer:
     """Whoever wants to know of collections, called on the event loop."""
 
+    async def prepare(self) -> None:
+        """One is about to begin, and waits for this."""
+
     def begun(self) -> None:
         """One begins; what was written before this will be seen by it."""
 
@@ -105,6 +108,7 @@ class Collector:
             urgent, self._urgent = self._urgent, False
             self.observer.begun()
             try:
+                await self.observer.prepare()
                 report = await self._collect(urgent)
             except BaseException as error:
                 self.observer.failed(error)
