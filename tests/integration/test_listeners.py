@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import grp
 import http.client
 import json
@@ -150,7 +151,8 @@ def test_a_signal_dumps_to_the_log_and_nowhere_else(listening: Daemon) -> None:
     text = listening.log.read_text()
     assert "Thread 0x" in text or "Current thread" in text
     assert "garbage collection" in text.partition("dump begins")[2]
-    assert not {name for name in set(os.listdir("/tmp")) - before if "stack" in name or "portside" in name}
+    pid = str(listening.process.pid)
+    assert not {name for name in set(os.listdir("/tmp")) - before if "stack" in name or pid in name}
     assert listening.portside("version").returncode == 0
 
 
@@ -192,5 +194,50 @@ def test_tcp_without_certificates_is_served_and_warned_of(tmp_path: Path) -> Non
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             assert channel.unary_unary("/containerd.services.version.v1.Version/Version")(b"", timeout=20)
         assert "every user of this machine can be root here" in daemon.log.read_text()
+    finally:
+        daemon.stop()
+
+
+def rows(daemon: Daemon) -> dict[tuple[str, str], str]:
+    """Status by type and id, as ctr shows it."""
+    lines = [line.split() for line in daemon.ctr("plugins", "ls").stdout.splitlines()[1:]]
+    return {(line[0], line[1]): line[-1] for line in lines}
+
+
+def test_what_listens_is_shown(listening: Daemon) -> None:
+    found = rows(listening)
+    server = "io.containerd.server.v1"
+    assert {id: found[server, id] for id in ("grpc", "ttrpc", "grpc-tcp", "debug", "metrics")} == {
+        "grpc": "ok", "ttrpc": "ok", "grpc-tcp": "ok", "debug": "ok", "metrics": "skip",
+    }  # fmt: skip
+    assert found["io.containerd.tracing.processor.v1", "otlp"] == "skip"
+    assert found["io.containerd.monitor.container.v1", "restart"] == "ok"
+
+
+def test_what_is_disabled_does_not_listen(tmp_path: Path) -> None:
+    need_root()
+    ports = free_port(), free_port()
+    daemon = Daemon(
+        tmp_path,
+        f"""version = 3
+disabled_plugins = ["io.containerd.server.v1.grpc-tcp", "io.containerd.server.v1.debug"]
+required_plugins = ["io.containerd.server.v1.metrics"]
+[grpc]
+tcp_address = "127.0.0.1:{ports[0]}"
+[debug]
+address = "{tmp_path}/debug.sock"
+[metrics]
+address = "127.0.0.1:{ports[1]}"
+""",
+    )
+    daemon.start()
+    try:
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", ports[0])) == errno.ECONNREFUSED
+            assert probe.connect_ex(("127.0.0.1", ports[1])) == 0
+        assert not (tmp_path / "debug.sock").exists()
+        found = rows(daemon)
+        assert ("io.containerd.server.v1", "debug") not in found
+        assert found["io.containerd.server.v1", "metrics"] == "ok"
     finally:
         daemon.stop()

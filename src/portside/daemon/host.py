@@ -13,6 +13,7 @@ from portside.client.places import Places
 from portside.daemon.addresses import listeners, parse_tcp
 from portside.daemon.config import DaemonConfig
 from portside.daemon.observability import Observability
+from portside.daemon.server_plugins import enabled
 from portside.daemon.services import for_engine, served, shown
 from portside.daemon.tcp import tcp_context
 from portside.engine.engine import EngineConfig, LocalBackend
@@ -32,6 +33,7 @@ class Host:
     """A backend, a gRPC server and a ttrpc server. ``start`` makes one, ``stop`` ends it; containers go on."""
 
     def __init__(self, config: DaemonConfig, backend: LocalBackend) -> None:
+        config = enabled(config)
         self.backend = backend
         self._config = config
         self._health = Health()
@@ -49,7 +51,7 @@ class Host:
         self.tcp_addresses: list[tuple[str, int]] = []
         """Where the API is served over TCP."""
         self._ttrpc = TtrpcServer(forward_handlers(backend))
-        backend.plugins += shown(SERVICES, config.disabled_plugins)
+        backend.plugins += [*shown(SERVICES, config.disabled_plugins), *self.observability.plugins()]
 
     @classmethod
     async def start(cls, config: DaemonConfig) -> Host:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
+from portside.core.introspection import PluginStatus
 from portside.daemon.addresses import parse_tcp
 from portside.daemon.config import DaemonConfig
 from portside.daemon.debug import Debug
@@ -13,6 +14,7 @@ from portside.daemon.exposition import Exposition, Histogram, label_text, wants_
 from portside.daemon.grpc_metrics import GrpcMetrics
 from portside.daemon.http import Answer, HttpServer, Request
 from portside.daemon.process_metrics import collect_build, collect_process
+from portside.daemon.server_plugins import TRACING, measures_tasks, statuses
 from portside.daemon.task_metrics import collect_tasks
 from portside.daemon.tracing import Tracing
 from portside.engine.engine import LocalBackend
@@ -31,7 +33,8 @@ class Observability:
 
     def __init__(self, config: DaemonConfig, backend: LocalBackend) -> None:
         self._config, self._backend = config, backend
-        self._tracing = _tracing()
+        self._why_no_traces = ""
+        self._tracing = None if f"{TRACING}.otlp" in config.disabled_plugins else self._make_tracing()
         self._grpc = GrpcMetrics(histogram=config.metrics.grpc_histogram) if config.metrics.address else None
         self._collections = CollectionMetrics()
         self._servers: list[HttpServer] = []
@@ -65,6 +68,19 @@ class Observability:
             if not path:
                 raise InvalidArgument(f"debug address {debug.address!r}: want the path of a socket, which root owns")
             await self._serve(HttpServer(self._debug.pages())).listen_unix(path, debug.uid, debug.gid)
+
+    def plugins(self) -> list[PluginStatus]:
+        """What is watched and served, as introspection shows it."""
+        return list(statuses(self._config, self._tracing is not None, self._why_no_traces))
+
+    def _make_tracing(self) -> Tracing | None:
+        """None, and a warning, also where traces are asked for and cannot be had: nobody stays away for that."""
+        try:
+            return Tracing.from_environment()
+        except PortsideError as error:
+            log.warning("%s", error)
+            self._why_no_traces = str(error)
+            return None
 
     def listen_to_signals(self) -> None:
         """For a process that is a daemon and nothing else: SIGUSR1 dumps to the log."""
@@ -104,7 +120,8 @@ class Observability:
 
     async def _scrape(self, openmetrics: bool) -> Answer:
         out = Exposition(openmetrics)
-        await collect_tasks(self._backend, out)
+        if measures_tasks(self._config):
+            await collect_tasks(self._backend, out)
         collect_build(out)
         self._collections.collect(out)
         if self._grpc is not None:
@@ -138,15 +155,6 @@ class CollectionMetrics:
             labels = label_text({"status": status})
             out.counter("containerd_gc_collections", "counter of gc scheduler collections", count, labels)
         out.histogram("containerd_gc_gc_seconds", "duration of gc scheduler collections", self._seconds)
-
-
-def _tracing() -> Tracing | None:
-    """None, and a warning, also where traces are asked for and cannot be had: they are not worth staying away for."""
-    try:
-        return Tracing.from_environment()
-    except PortsideError as error:
-        log.warning("%s", error)
-        return None
 
 
 def _path(address: str) -> str:
