@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import chain
 from pathlib import Path
 
 from portside.content.blobs import BlobStore
-from portside.core.plugin import CONTENT, METADATA
+from portside.core.plugin import CONTENT, METADATA, SNAPSHOTTER
 from portside.doctor import live
 from portside.doctor.layers import read_documents
 from portside.doctor.owners import Owners
@@ -83,16 +84,17 @@ class _Examination:
         self._root, self._state_directory, self._progress = root, state_directory, progress
         self.report = Report(str(root), running)
         self.records: Records = read_records(root)
-        if isinstance(self.records.problem, FailedPrecondition):
+        if self.records.problem is not None and not isinstance(self.records.problem, DataLoss):
             raise self.records.problem
         self._content = root / f"{CONTENT}.content"
 
     @property
     def is_lost(self) -> bool:
         """Whether there are no records though there is something that they should speak of."""
-        return isinstance(self.records.problem, DataLoss) or (
-            self.records.missing and any(path.is_dir() for path in (self._content / "blobs").glob("*/"))
-        )
+        if self.records.missing:
+            things = chain((self._content / "blobs").glob("*/*"), self._root.glob(f"{SNAPSHOTTER}.*/snapshots/*"))
+            return next(things, None) is not None
+        return isinstance(self.records.problem, DataLoss)
 
     async def run(self, content: bool, layers: bool) -> Report:
         """Book every byte, compare with the records, and verify what is asked for."""

@@ -34,7 +34,7 @@ class Records:
 
     state: State = field(default_factory=State)
     missing: bool = False
-    """There is no database."""
+    """There is no database, or one without tables."""
     problem: PortsideError | None = None
     """Why it cannot be read (DataLoss, FailedPrecondition); then ``state`` is empty."""
 
@@ -53,6 +53,8 @@ def read_records(root: Path) -> Records:
     with copied(path) as copy:
         try:
             with contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+                if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                    return Records(missing=True)  # a file was made, and nothing was ever written to it
                 for change in load(connection, path, thorough=False):
                     records.state.apply(change)
         except sqlite3.Error as error:
