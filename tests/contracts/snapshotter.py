@@ -8,7 +8,7 @@ import pytest
 
 from portside.core.labels import SNAPSHOT_REF
 from portside.core.snapshots import Kind, SnapshotInfo
-from portside.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from portside.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="snapshots belong to root")
 
@@ -180,3 +180,55 @@ class SnapshotterContract:
         assert await held() == [(f"snapshots/{snapshotter_name}", "layer")]
         await snapshots.remove("layer")
         assert await held() == []
+
+    async def test_cleanup_deletes_what_was_removed(self, backend, snapshotter_name, snapshots):
+        await snapshots.prepare("gone")
+        await snapshots.remove("gone")
+        await snapshots.cleanup()
+        root = backend.root / snapshotter_name
+        assert (os.listdir(root / "removed"), os.listdir(root / "snapshots")) == ([], [])
+
+    async def test_a_rebase(self, snapshotter_name, snapshots):
+        """A layer that was unpacked on nothing is put on the one below it."""
+        await layers(snapshots, "one", "two")
+        (mount,) = await snapshots.prepare("apart")
+        write(f"{mount.source}/own", "upper")
+        if snapshotter_name == "native":
+            with pytest.raises(Unimplemented):
+                await snapshots.commit("three", "apart", parent="two")
+            return
+        await snapshots.commit("three", "apart", {"a": "b"}, parent="two")
+        info = await snapshots.stat("three")
+        assert (info.parent, info.kind, dict(info.labels)) == ("two", Kind.COMMITTED, {"a": "b"})
+        with pytest.raises(FailedPrecondition):
+            await snapshots.remove("two")
+        (overlay,) = await snapshots.prepare("top", "three")
+        lowers = next(option for option in overlay.options if option.startswith("lowerdir=")).split(":")
+        assert len(lowers) == 3 and lowers[0] == f"lowerdir={mount.source}"
+        assert [found.name async for found in snapshots.walk(["parent==two"])] == ["three"]
+
+    async def test_the_parent_that_it_has(self, snapshots):
+        await layers(snapshots, "one")
+        await snapshots.prepare("key", "one")
+        await snapshots.commit("two", "key", parent="one")
+        assert (await snapshots.stat("two")).parent == "one"
+
+    async def test_odd_rebases(self, snapshots):
+        await layers(snapshots, "one")
+        await layers(snapshots, "other")
+        await snapshots.prepare("apart")
+        await snapshots.prepare("on one", "one")
+        for key, parent, error in (
+            ("apart", "none", NotFound),
+            ("apart", "on one", InvalidArgument),
+            ("on one", "other", InvalidArgument),
+            ("one", "other", FailedPrecondition),
+        ):
+            with pytest.raises(error):
+                await snapshots.commit("new", key, parent=parent)
+        assert (await snapshots.stat("apart")).kind == Kind.ACTIVE
+
+
+def write(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)

@@ -27,7 +27,7 @@ async def backend(tmp_path):
     with tempfile.TemporaryDirectory(prefix="portside") as short:
         await server.listen_unix(str(Path(short, "socket")))
         async with await RemoteBackend.connect(str(Path(short, "socket"))) as remote:
-            remote.targets, remote.files = local.targets, local.files
+            remote.root, remote.targets, remote.files = local.root, local.targets, local.files
             yield remote
         await server.drain(5)
     await local.close()

@@ -74,8 +74,13 @@ class Snapshotter(Protocol):
         """A read-only snapshot of ``parent``."""
         ...
 
-    async def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None) -> None:
-        """The active snapshot ``key`` becomes the committed ``name``; its files are on disk when this returns."""
+    async def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None, parent: str = "") -> None:
+        """The active snapshot ``key`` becomes the committed ``name``; its files are on disk when this returns.
+
+        With ``parent`` one that was made on nothing is put on that committed snapshot, as if it had been made there
+        (a rebase): so layers can be unpacked at the same time. NotFound; InvalidArgument if it has another parent;
+        Unimplemented where snapshots hold their parents' files.
+        """
         ...
 
     async def remove(self, key: str) -> None:
@@ -100,6 +105,8 @@ class SnapshotDriver(Protocol):
 
     name: str
     """``overlayfs``, ``native`` …: the plugin's id."""
+    rebases: bool
+    """Whether one that was made on nothing may be committed on a parent: it holds its own files alone."""
 
     def create(self, number: int, kind: Kind, parents: Sequence[int]) -> None:
         """Make the place for it; an existing one is a leftover and is replaced."""

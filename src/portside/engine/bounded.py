@@ -90,9 +90,9 @@ class BoundedSnapshotter:
         """As asked."""
         return await self._work("view", self._inner.view(key, parent, labels))
 
-    async def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None) -> None:
+    async def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None, parent: str = "") -> None:
         """As asked."""
-        await self._work("commit", self._inner.commit(name, key, labels))
+        await self._work("commit", self._inner.commit(name, key, labels, parent))
 
     async def remove(self, key: str) -> None:
         """As asked."""

@@ -113,11 +113,11 @@ class ForeignKeeper:
         self.driver.keep(number, mounts)
         return number
 
-    async def commit(self, number: int, namespace: str, info: SnapshotInfo) -> Usage:
-        """Commit it there, before it is recorded as ``info``; what it takes."""
+    async def commit(self, number: int, namespace: str, info: SnapshotInfo, rebased: int = 0) -> Usage:
+        """Commit it there, before it is recorded as ``info``; what it takes. ``rebased``: on which new parent."""
         name, old, there = f"{namespace}/{number}/{info.name}", self.name_of(number), self.there(namespace)
         try:
-            await there.commit(name, old, inherited(info.labels))
+            await there.commit(name, old, inherited(info.labels), self.name_of(rebased) if rebased else "")
         except (NotFound, AlreadyExists):
             # An earlier attempt got so far and was not recorded.
             if (await there.stat(name)).kind != Kind.COMMITTED:

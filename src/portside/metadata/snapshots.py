@@ -27,6 +27,7 @@ from portside.errors import (
     InvalidArgument,
     NotFound,
     PortsideError,
+    Unimplemented,
     from_oserror,
 )
 from portside.metadata.background import Background
@@ -75,8 +76,13 @@ class SnapshotKeeper:
             raise
         return number
 
-    async def commit(self, number: int, namespace: str, info: SnapshotInfo) -> Usage:
-        """Bring its files to disk, before it is recorded as ``info``; what it takes."""
+    async def commit(self, number: int, namespace: str, info: SnapshotInfo, rebased: int = 0) -> Usage:
+        """Bring its files to disk, before it is recorded as ``info``; what it takes.
+
+        ``rebased`` is the number of a parent that it did not have before.
+        """
+        if rebased and not self.driver.rebases:
+            raise Unimplemented(f"commit snapshot: {self.name} cannot put one on another parent")
         return await in_thread(self._commit, number, namespace, info)
 
     def _create(self, number: int, namespace: str, info: SnapshotInfo, parents: Sequence[int]) -> None:
@@ -201,10 +207,13 @@ class Snapshots:
         """As ``prepare``, read-only."""
         return await self._keeper.background.finish(self._create(key, parent, Kind.VIEW, new_labels(labels)))
 
-    async def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None) -> None:
-        """NotFound; FailedPrecondition if ``key`` is not active; AlreadyExists if there is a ``name``."""
+    async def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None, parent: str = "") -> None:
+        """NotFound; FailedPrecondition if ``key`` is not active; AlreadyExists if there is a ``name``.
+
+        InvalidArgument for a ``parent`` that is not committed, or that is not the one it has.
+        """
         _check_key(name)
-        await self._keeper.background.finish(self._commit(name, key, new_labels(labels)))
+        await self._keeper.background.finish(self._commit(name, key, new_labels(labels), parent))
 
     async def remove(self, key: str) -> None:
         """NotFound; FailedPrecondition while others stand on it."""
@@ -256,22 +265,26 @@ class Snapshots:
             raise
         return self._driver.mounts(number, kind, parents)
 
-    async def _commit(self, name: str, key: str, labels: dict[str, str]) -> None:
+    async def _commit(self, name: str, key: str, labels: dict[str, str], parent: str) -> None:
         taken = self._db.state.get(SNAPSHOTS, self._scope, name)
         if taken is not None and self._db.state.get(SNAPSHOTS, self._scope, key) is None:
             raise AlreadyExists(f"commit snapshot {key!r}: {name!r} already exists")  # a commit that is tried again
         snapshot = self._find(key)
         self._check_commit(name, snapshot, taken)
+        parent = _new_parent(snapshot.info, parent)
+        rebased = self._parents(parent)[0] if parent != snapshot.info.parent else 0
         try:
-            made = SnapshotInfo(name, snapshot.info.parent, Kind.COMMITTED, labels, time.time_ns())
-            usage = await self._keeper.commit(snapshot.number, self._namespace, made)
+            made = SnapshotInfo(name, parent, Kind.COMMITTED, labels, time.time_ns())
+            usage = await self._keeper.commit(snapshot.number, self._namespace, made, rebased)
         except OSError as error:
             raise from_oserror(error, f"commit snapshot {key!r}") from error
 
         def change(tx: Transaction) -> None:
             old = self._found(tx, key)
             self._check_commit(name, old, tx.get(SNAPSHOTS, self._scope, name))
-            info = SnapshotInfo(name, old.info.parent, Kind.COMMITTED, labels, tx.now_ns, tx.now_ns)
+            if rebased and _check_parent(parent, tx.get(SNAPSHOTS, self._scope, parent)) != rebased:
+                raise Aborted(f"commit snapshot {key!r}: its new parent {parent!r} was replaced meanwhile")
+            info = SnapshotInfo(name, parent, Kind.COMMITTED, labels, tx.now_ns, tx.now_ns)
             tx.delete(SNAPSHOTS, self._scope, key)
             tx.put(SNAPSHOTS, self._scope, name, Snapshot(info, old.number, usage))
             let_go(tx, self._namespace, self._lease, self._resource(key))
@@ -338,6 +351,13 @@ def remove_snapshot(tx: Transaction, scope: tuple[str, ...], key: str) -> None:
     tx.delete(SNAPSHOTS, scope, key)
     fields = {"key": key, "snapshotter": scope[1]}
     tx.emit(scope[0], "/snapshot/remove", "containerd.events.SnapshotRemove", fields)
+
+
+def _new_parent(info: SnapshotInfo, parent: str) -> str:
+    """What it stands on once committed; InvalidArgument if that cannot be ``parent``."""
+    if parent and info.parent and parent != info.parent:
+        raise InvalidArgument(f"commit snapshot {info.name!r}: it stands on {info.parent!r}, not on {parent!r}")
+    return parent or info.parent
 
 
 def _check_parent(name: str, parent: Snapshot | None) -> int:

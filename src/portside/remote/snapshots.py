@@ -59,9 +59,9 @@ class RemoteSnapshotter:
         request = pb.ViewSnapshotRequest(snapshotter=self._name, key=key, parent=parent, labels=labels)
         return mounts_from_pb((await self._caller.call("View", request, pb.ViewSnapshotResponse, timeout=None)).mounts)
 
-    async def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None) -> None:
-        """Make an active snapshot a possible parent."""
-        request = pb.CommitSnapshotRequest(snapshotter=self._name, name=name, key=key, labels=labels)
+    async def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None, parent: str = "") -> None:
+        """Make an active snapshot a possible parent; servers before containerd 2.2 do not see ``parent``."""
+        request = pb.CommitSnapshotRequest(snapshotter=self._name, name=name, key=key, labels=labels, parent=parent)
         await self._caller.call("Commit", request, empty_pb2.Empty, timeout=None)
 
     async def remove(self, key: str) -> None:

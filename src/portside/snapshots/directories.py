@@ -37,6 +37,7 @@ class DirectoryDriver:
     """Base of the directory drivers; see ``core/snapshots.SnapshotDriver`` for what the methods mean."""
 
     name = ""
+    rebases = False
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root).absolute()

@@ -38,6 +38,7 @@ class OverlayDriver(DirectoryDriver):
     """
 
     name = "overlayfs"
+    rebases = True
 
     def __init__(self, root: str | os.PathLike[str], mount_options: Sequence[str] = ()) -> None:
         super().__init__(root)

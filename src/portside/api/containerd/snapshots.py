@@ -50,10 +50,8 @@ class SnapshotsService:
 
     async def commit(self, request: pb.CommitSnapshotRequest, call: Call) -> empty_pb2.Empty:
         """Make an active one a possible parent."""
-        if request.parent:
-            raise InvalidArgument(f"commit snapshot {request.key}: rebasing onto {request.parent} is not offered")
         snapshotter = self._snapshotter(request.snapshotter, call)
-        await snapshotter.commit(request.name, request.key, dict(request.labels))
+        await snapshotter.commit(request.name, request.key, dict(request.labels), request.parent)
         return empty_pb2.Empty()
 
     async def remove(self, request: pb.RemoveSnapshotRequest, call: Call) -> empty_pb2.Empty:
