@@ -24,8 +24,9 @@ REFLINK = f"{SNAPSHOTTER}.reflink"
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """The page's package, installed by pip into a directory of its own."""
-    if find_spec("hatchling") is None:
-        pytest.skip("hatchling is not installed: the example cannot be built")
+    for name in ("pip", "hatchling"):
+        if find_spec(name) is None:
+            pytest.skip(f"{name} is not installed: the example cannot be built")
     source, target = tmp_path_factory.mktemp("reflink"), tmp_path_factory.mktemp("site")
     for name, text in re.findall(r"```\w+\n# file: (\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL):
         (source / name).parent.mkdir(exist_ok=True)

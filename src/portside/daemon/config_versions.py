@@ -142,9 +142,10 @@ def _move_scheduling(plugins: dict[str, Any]) -> None:
     task = _subtable(plugins, "io.containerd.runtime.v2.task")
     if task is not None and task.pop("sched_core", False) is True:
         manager = plugins.setdefault("io.containerd.shim.v1.manager", {})
-        environment = manager.setdefault("env", [])
-        if "SCHED_CORE=1" not in environment:
-            environment.append("SCHED_CORE=1")
+        environment = manager.get("env", [])
+        if not isinstance(environment, list):
+            raise InvalidArgument(f"plugins.'io.containerd.shim.v1.manager'.env: want a list, not {environment!r}")
+        manager["env"] = [*(entry for entry in environment if entry != "SCHED_CORE=1"), "SCHED_CORE=1"]
 
 
 def _split_cri(plugins: dict[str, Any]) -> None:
@@ -154,7 +155,8 @@ def _split_cri(plugins: dict[str, Any]) -> None:
         return
     images, runtime = plugins.setdefault(_CRI_IMAGES, {}), plugins.setdefault(_CRI_RUNTIME, {})
     if "sandbox_image" in old:
-        images.setdefault("pinned_images", {}).setdefault("sandbox", old.pop("sandbox_image"))
+        pinned = _subtable(images, "pinned_images") or {}
+        images["pinned_images"] = {"sandbox": old.pop("sandbox_image"), **pinned}
     for key in sorted(_CRI_IMAGE_KEYS & old.keys()):
         images.setdefault(key, old.pop(key))
     containerd = _subtable(old, "containerd") or {}
