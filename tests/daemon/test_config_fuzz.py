@@ -27,8 +27,8 @@ NAMES = st.sampled_from(
     )
 )  # fmt: skip
 WORDS = """
-    level format containerd cni bin_dir runtimes snapshotter registry sandbox_image pinned_images sched_core env interval
-    type accepts returns path default backups startup_delay pause_threshold
+    level format containerd cni bin_dir runtimes snapshotter registry sandbox_image pinned_images sched_core env
+    interval type accepts returns path default backups startup_delay pause_threshold
 """
 KEYS = st.sampled_from(
     sorted({*(key for _, key, _, _ in MOVED), *(name for *_, name in MOVED), *WORDS.split(), "odd key"})
