@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 import pytest
 
 from portside.client.closure import manifest_of
-from portside.client.image_export import export_images
+from portside.client.image_export import ExportOptions, export_images
 from portside.client.image_import import ImportOptions, import_images
+from portside.core.content import read_blob
 from portside.core.services import Services
 from portside.errors import DataLoss, InvalidArgument, NotFound, PortsideError, ResourceExhausted
-from portside.oci.descriptor import DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_MANIFEST, INDEX, MANIFEST
+from portside.oci.descriptor import DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_MANIFEST, INDEX, MANIFEST, Descriptor
 from tests.support import images
 
 NO_UNPACK = ImportOptions(unpack=False)
@@ -128,6 +130,69 @@ async def test_docker_save(services: Services, old: bool, compress: bool) -> Non
         found["digest"] for found in json.loads(image.manifest)["layers"]
     ]
     assert {found.media_type for found in manifest.layers} == {DOCKER_LAYER_GZIP if compress else DOCKER_LAYER}
+
+
+async def test_docker_save_compressed_on_the_way(services: Services) -> None:
+    """Layers that were plain are gzip then, twice the same for the same; those that were not are left alone."""
+    layers = [images.tar_layer({"a": b"x" * 100_000}), images.tar_layer({"b": os.urandom(2 << 20)})]
+    image = images.make_image(layers, compress=False)
+    files = docker_save(image, old=False)
+    options = ImportOptions(unpack=False, compress=True)
+    first = (await import_images(services, chunks(archive(files)), options))[0]
+    _, manifest = await manifest_of(services, first.target)
+    assert {layer.media_type for layer in manifest.layers} == {DOCKER_LAYER_GZIP}
+    for layer, plain in zip(manifest.layers, layers, strict=True):
+        data = await read_blob(services.content, layer.digest)
+        assert (gzip.decompress(data), len(data)) == (plain, layer.size)
+        labels = (await services.content.info(layer.digest)).labels
+        assert labels["containerd.io/uncompressed"] == images.sha256(plain)
+    again = (await import_images(services, chunks(archive(files)), options))[0]
+    assert again.target.digest == first.target.digest
+    assert await services.content.list_statuses() == []
+
+
+async def test_an_archive_that_is_said_to_be_plain(services: Services) -> None:
+    data = archive(layout(small_image(), {"io.containerd.image.name": "x.org/x:v1"}))
+    plain = ImportOptions(unpack=False, plain=True)
+    assert len(await import_images(services, chunks(data), plain)) == 1
+    with pytest.raises(PortsideError):
+        await import_images(services, chunks(gzip.compress(data)), plain)
+
+
+async def test_names_by_a_rule(services: Services) -> None:
+    """What the caller makes of the annotations, of docker's archives as of others; nothing is an error."""
+    image = small_image()
+
+    def names(descriptor: Descriptor) -> list[str]:
+        full = descriptor.annotations.get("io.containerd.image.name", "")
+        return [f"mine/{full}", f"also/{full}"] if full.endswith("v1") else []
+
+    options = ImportOptions(unpack=False, names=names, index_name="all")
+    found = await import_images(services, chunks(archive(docker_save(image, old=False))), options)
+    name = "docker.io/library/saved:v1"
+    assert [each.name for each in found] == [f"mine/{name}", f"also/{name}", "all"]
+    data = archive(layout(image, {"io.containerd.image.name": "x.org/x:v2"}))
+    index = (await import_images(services, chunks(data), options))[0]
+    assert (index.name, index.target.digest) == (
+        "all",
+        images.sha256(layout(image, {"io.containerd.image.name": "x.org/x:v2"})["index.json"]),
+    )  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="names no image"):
+        await import_images(services, chunks(data), ImportOptions(unpack=False, names=names))
+
+
+async def test_layers_that_are_not_to_be_given_away(services: Services) -> None:
+    image = small_image()
+    manifest = json.loads(image.manifest)
+    manifest["layers"][0]["mediaType"] = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+    image = images.TestImage(json.dumps(manifest).encode(), image.blobs)
+    data = archive(layout(image, {"io.containerd.image.name": "x.org/x:v1"}))
+    (imported,) = await import_images(services, chunks(data), NO_UNPACK)
+    path = "blobs/" + manifest["layers"][0]["digest"].replace(":", "/")
+    for options, there in ((ExportOptions(), True), (ExportOptions(non_distributable=False), False)):
+        exported = b"".join([chunk async for chunk in export_images(services, [imported], options=options)])
+        with tarfile.open(fileobj=io.BytesIO(exported)) as tar:
+            assert (path in tar.getnames()) is there
 
 
 async def test_index_of_which_a_part_is_here(services: Services) -> None:
