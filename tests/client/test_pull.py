@@ -273,6 +273,39 @@ async def test_another_place_for_the_same_blob_is_noted(services: Services) -> N
     assert len(registry.fetched) == 3
 
 
+async def test_metadata_of_other_platforms(services: Services) -> None:
+    """Manifests and configurations, without layers; what the registry has lost of them is no error."""
+    image, other, lost = image_of("a"), image_of("b"), image_of("c")
+    there = {"os": "linux", "architecture": "s390x"}
+    registry = serving_index((image, {"platform": AMD64}), (other, {"platform": there}), (lost, {"platform": there}))
+
+    def without(digest: str, data: bytes) -> bytes:
+        if digest == lost.digest:
+            raise NotFound("not found")
+        return data
+
+    registry.change = without
+    options = PullOptions(unpack=False, platforms=(Platform("linux", "amd64"),), all_metadata=True)
+    pulled = await pull(services, registry, REFERENCE, options)
+    here = {info.digest async for info in services.content.list()}
+    config = json.loads(other.manifest)["config"]["digest"]
+    assert here == {pulled.target.digest, image.digest, *image.blobs, other.digest, config}
+
+
+async def test_a_limit_on_manifests(services: Services) -> None:
+    pair = ((image_of("a"), {"platform": AMD64}), (image_of("b"), {"platform": AMD64 | {"variant": "v2"}}))
+    for options in (
+        PullOptions(unpack=False, all_platforms=True, manifest_limit=1),
+        PullOptions(
+            unpack=False, platforms=(Platform("linux", "amd64", "v2"), Platform("linux", "amd64")), manifest_limit=1
+        ),
+    ):
+        registry = serving_index(*pair)
+        await pull(services, registry, REFERENCE, options)
+        manifests = {digest for digest, _ in registry.fetched} & {image.digest for image, _ in pair}
+        assert len(manifests) == 1
+
+
 async def test_push_brings_children_first(services: Services) -> None:
     image, second = image_of("a", "b"), image_of("b", "c")
     registry = serving_index((image, {"platform": AMD64}), (second, {"platform": AMD64 | {"variant": "v2"}}))
