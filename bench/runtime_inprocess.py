@@ -1,7 +1,9 @@
-"""Our OCI runtime in a process like a shim against ``runc run`` and ``runc exec``: same bundle, same run, taking turns.
+"""Our OCI runtime in a process like a shim, against ``runc``, a newer ``crun``, and a C program with just the calls.
 
-The bundle is what clients ask for by default: overlay root, nine mounts and devices, masked and read-only paths, 14
-capabilities, no_new_privileges, the default seccomp profile, one limit.
+Same bundle, same run, taking turns. The bundle is what clients ask for by default: overlay root (ready made for the
+runtimes that are commands), nine mounts and devices, masked and read-only paths, 14 capabilities, no_new_privileges,
+the default seccomp profile, one limit. crun refuses hybrid control groups, so for everybody the hierarchy of version 2 is
+taken out of sight where there are controllers of version 1.
 
 Usage: python -m bench.runtime_inprocess [ROUNDS]
 """
@@ -13,10 +15,13 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.measure import HEAD, Row, alternate, command
+from portside.linux import mount, namespaces
+from portside.linux.cgroups import Cgroup, layout
 from portside.oci.seccomp_default import default_profile
 
 _CAPABILITIES = [
@@ -84,22 +89,63 @@ def make_bundle(directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps(default_spec("/bin/true")))
 
 
-class Worker:
-    """``runtime_worker`` with orders and answers."""
+class Ordered:
+    """A process with orders and answers."""
 
-    def __init__(self, bundle: str) -> None:
-        here = Path(__file__).parent
-        words = [sys.executable, "-I", "-S", str(here / "runtime_worker.py"), str(here.parent / "src"), bundle]
+    def __init__(self, *words: str) -> None:
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
 
     def order(self, letter: bytes) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(letter)
         if self._process.stdout.read(1) != b".":
-            raise RuntimeError("the worker died")
+            raise RuntimeError(f"{self._process.args}: it died")
 
     def close(self) -> None:
         self._process.communicate()
+
+
+class Worker(Ordered):
+    """``runtime_worker``."""
+
+    def __init__(self, bundle: str) -> None:
+        here = Path(__file__).parent
+        super().__init__(
+            sys.executable, "-I", "-S", str(here / "runtime_worker.py"), str(here.parent / "src"), bundle
+        )  # fmt: skip
+
+
+class Floor(Ordered):
+    """``floor.c``."""
+
+    def __init__(self, bundle: str) -> None:
+        program = f"{bundle}/floor"
+        subprocess.run(["cc", "-O2", "-o", program, str(Path(__file__).parent / "floor.c")], check=True)
+        Path(bundle, "m").mkdir()
+        super().__init__(program, bundle, *Cgroup.open("/portside-floor").directories())
+
+
+def _newer_crun() -> list[str]:
+    """The crun of the newer suite, run by its own loader with its own libraries."""
+    root = Path(subprocess.run(["script/peers"], check=True, capture_output=True, text=True).stdout.strip())
+    loader = next(path for path in root.glob("lib64/ld-linux-*.so.*"))
+    libraries = ":".join(str(path) for path in root.glob("usr/lib/*-linux-gnu"))
+    return [str(loader), "--library-path", libraries, str(root / "usr/bin/crun")]
+
+
+def _version_of(command: Sequence[str]) -> str:
+    words = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout.split()
+    return " ".join((words[0], words[2]))
+
+
+def _hide_version_2() -> None:
+    """In a mount namespace of our own."""
+    seen = layout()
+    if seen.v1 and seen.v2:
+        namespaces.unshare(namespaces.CLONE_NEWNS)
+        mount.mount("", "/", "", mount.MS_SLAVE | mount.MS_REC)
+        mount.umount2(seen.v2, mount.MNT_DETACH)
+        layout(refresh=True)
 
 
 def measure(rounds: int) -> list[Row]:
@@ -107,8 +153,13 @@ def measure(rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="portside-bench-") as name:
         make_bundle(Path(name))
         runc = ("runc", "--root", f"{name}/runc")
-        worker = Worker(name)
-        run = alternate([lambda: worker.order(b"r"), command(*runc, "run", "--bundle", name, "portside-bench")], rounds)
+        newer = _newer_crun()
+        crun = (*newer, "--root", f"{name}/crun")
+        worker, floor = Worker(name), Floor(name)
+        once = ("run", "--bundle", name, "portside-bench")
+        runs = [lambda: worker.order(b"r"), command(*runc, *once), command(*crun, *once), lambda: floor.order(b"r")]
+        ours, *theirs = alternate(runs, rounds)
+        floor.close()
         (Path(name) / "config.json").write_text(json.dumps(default_spec("/bin/sleep", "1000")))
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         subprocess.run([*runc, "run", "-d", "--bundle", name, "portside-idle"], check=True, **quiet)
@@ -120,13 +171,19 @@ def measure(rounds: int) -> list[Row]:
             worker.order(b"d")
             worker.close()
     return [
-        Row("create, start, exit, delete, in process", "runc run", *run, "ms", 0.25),
+        *(
+            Row("create, start, exit, delete, in process", peer, ours, figure, "ms", budget)
+            for peer, figure, budget in zip(
+                ("runc run", f"{_version_of(newer)} run", "the calls, in C"), theirs, (0.25, 1.0, 1.5), strict=True
+            )
+        ),
         Row("exec and exit, in process", "runc exec", *into, "ms"),
     ]
 
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 30
+    _hide_version_2()
     print(HEAD)
     for row in measure(rounds):
         print(row.markdown())
