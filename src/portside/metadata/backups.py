@@ -154,6 +154,8 @@ def _prepare(path: Path) -> None:
         for leftover in place.glob(".new-*"):
             leftover.unlink()
         room, size = os.statvfs(place), os.stat(path).st_size
+        with contextlib.suppress(FileNotFoundError):
+            size += os.stat(f"{path}-wal").st_size
     except OSError as error:
         raise from_oserror(error, f"prepare {place}") from error
     if room.f_bavail * room.f_frsize < ROOM * size:
