@@ -2,8 +2,8 @@
 
 Same bundle, same run, taking turns. The bundle is what clients ask for by default: overlay root (ready made for the
 runtimes that are commands), nine mounts and devices, masked and read-only paths, 14 capabilities, no_new_privileges,
-the default seccomp profile, one limit. crun refuses hybrid control groups, so for everybody the hierarchy of version 2 is
-taken out of sight where there are controllers of version 1.
+the default seccomp profile, one limit. crun refuses hybrid control groups, so for everybody the hierarchy of version 2
+is taken out of sight where there are controllers of version 1.
 
 Usage: python -m bench.runtime_inprocess [ROUNDS]
 """
