@@ -12,7 +12,9 @@ from portside.engine.builtin import PLUGINS
 from portside.engine.engine import EngineConfig, LocalBackend
 from portside.engine.gc import Policy
 from portside.engine.options import TransferOptions
+from portside.engine.outside import DIFF_SERVICE
 from portside.engine.transfer.config import TransferConfig
+from portside.errors import Unimplemented
 
 pytestmark = pytest.mark.root
 ENGINE = f"{DEFAULTS}.engine"
@@ -95,6 +97,17 @@ async def test_nothing_is_collected_without_a_scheduler(opened):
 async def test_settings_of_backups(opened):
     backend = await opened(plugins={f"{METADATA}.sqlite": {"backup_interval": "1h30m", "backups": 5}})
     assert (backend._backups._interval, backend._backups._keep) == (5400.0, 5)
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [({"default": "walking"}, "default: want a list"), ({"default": ["x"]}, "default: there is no differ 'x'")],
+)
+async def test_differs_that_are_not_there(opened, table, reason):
+    backend = await opened(plugins={DIFF_SERVICE: table})
+    assert reason in (await status(backend, DIFF_SERVICE)).error
+    with pytest.raises(Unimplemented, match="there is no differ"):
+        await backend.bind("plain").diff.compare([], [])
 
 
 async def test_options_of_overlay_mounts(opened):

@@ -235,5 +235,11 @@ class TestDiffers:
         await server.drain(0)
 
     async def test_an_order_with_one_that_there_is_not(self, config, socket):
-        with pytest.raises(InvalidArgument, match="no differ 'none'"):
-            await self.open(config, socket, ["none"])
+        backend = await self.open(config, socket, ["none"])
+        try:
+            [plugin] = await backend.introspection.plugins(["id==diff-service"])
+            assert "no differ 'none'" in plugin.error
+            with pytest.raises(Unimplemented, match="there is no differ"):
+                await backend.bind("default").diff.apply(self.LAYER, [])
+        finally:
+            await backend.close()

@@ -37,6 +37,7 @@ from portside.core.tables import encode
 from portside.engine.events import Exchange
 from portside.engine.gc import Policy
 from portside.engine.options import DiffOptions, NoOptions, OverlayOptions, TransferOptions
+from portside.engine.outside import differ_order
 from portside.engine.restart import RestartConfig
 from portside.engine.streaming import StreamManager
 from portside.engine.transfer.config import TransferConfig
@@ -122,7 +123,10 @@ PLUGINS = (
     Plugin(LEASE, "manager", _present, requires=(METADATA,), config=NoOptions),
     Plugin(GC, "scheduler", lambda init: Policy.from_config(init.config), requires=(METADATA,), config=Policy),
     Plugin(DIFFER, "walking", _present, requires=(METADATA,), config=NoOptions),
-    Plugin(SERVICE, "diff-service", _present, requires=(DIFFER,), config=DiffOptions),
+    Plugin(
+        SERVICE, "diff-service", lambda init: differ_order(init.config, init.all(DIFFER)),
+        requires=(DIFFER,), config=DiffOptions,
+    ),
     Plugin(IMAGE_VERIFIER, "bindir", _present, config=ImageVerifiers),
     Plugin(STREAMING, "manager", lambda init: StreamManager(), requires=(METADATA,), config=NoOptions),
     Plugin(

@@ -22,7 +22,6 @@ from portside.core.labels import check_identifier
 from portside.core.plugin import (
     CONTAINER_MONITOR,
     DEFAULTS,
-    DIFFER,
     EVENT,
     GC,
     IMAGE_VERIFIER,
@@ -31,6 +30,7 @@ from portside.core.plugin import (
     MOUNT_MANAGER,
     RUNTIME,
     SANDBOX_CONTROLLER,
+    SERVICE,
     SNAPSHOTTER,
     STREAMING,
     TRANSFER,
@@ -47,7 +47,7 @@ from portside.engine.gc import Policy, Scheduler
 from portside.engine.graph import PluginGraph
 from portside.engine.introspection import LocalIntrospection
 from portside.engine.mounts import MountKeeper
-from portside.engine.outside import DIFF_SERVICE, Outside, differ_order
+from portside.engine.outside import Outside
 from portside.engine.ownership import RootLock
 from portside.engine.plugins import registered
 from portside.engine.proxies import Proxies
@@ -118,7 +118,7 @@ class LocalBackend:
             config.image_verifiers if graph.all(IMAGE_VERIFIER) else None,
             config.stream_processors,
             proxies.differs(graph),
-            differ_order(config.plugins.get(DIFF_SERVICE, {}), graph.all(DIFFER)),
+            graph.all(SERVICE).get("diff-service", ()),
         )
         self._transfers = Transfers(graph.all(STREAMING).get("manager"), graph.all(TRANSFER).get("local"))
         if self._transfers.streams is not None:

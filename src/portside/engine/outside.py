@@ -13,7 +13,9 @@ from portside.core.content import ContentStore
 from portside.core.diff import DiffService
 from portside.core.mount import Mount
 from portside.core.settings import ImageVerifiers, StreamProcessor
+from portside.core.tables import decode
 from portside.engine.diff import LocalDiff
+from portside.engine.options import DiffOptions
 from portside.errors import InvalidArgument, Unimplemented
 from portside.oci.descriptor import Descriptor
 
@@ -52,13 +54,11 @@ class Outside:
 
 def differ_order(table: Mapping[str, object], known: Collection[str]) -> Sequence[str]:
     """The value of ``default``, checked; InvalidArgument for a differ that there is not."""
-    order = table.get("default", [WALKING])
-    if not isinstance(order, list) or not order:
-        raise InvalidArgument(f"{DIFF_SERVICE}: default: want a list of differs")
+    order = decode(DiffOptions, table, f"plugins.'{DIFF_SERVICE}'").default
     for id in order:
         if id != WALKING and id not in known:
             raise InvalidArgument(f"{DIFF_SERVICE}: default: there is no differ {id!r}")
-    return tuple(order)
+    return order
 
 
 class Differs:
