@@ -20,6 +20,8 @@ SANDBOX = Sandbox(
     "shim",
 )
 
+SANDBOX_TWO = Sandbox("pod", extensions={"two": AnyMessage("t", b"2")})
+
 
 class SandboxStoreContract:
     namespace = "sandboxes"
@@ -71,7 +73,7 @@ class SandboxStoreContract:
         assert (await store.get("pod")).runtime == SANDBOX.runtime
         assert (await store.update(new, ["runtime"])).runtime == "other"
         final = await store.get("pod")
-        assert (final.extensions, final.sandboxer) == (new.extensions, "shim")
+        assert (final.extensions["two"], final.sandboxer) == (new.extensions["two"], "shim")
         assert final.updated_ns > final.created_ns
 
     async def test_update_of_all_keeps_the_runtime(self, store):
@@ -121,6 +123,8 @@ class OurSandboxStoreContract(SandboxStoreContract):
         empty = Sandbox("pod")
         assert (await store.update(empty, ["labels.a"])).labels == {}
         assert (await store.update(empty, ["extensions.ext"])).extensions == {}
+        await store.update(SANDBOX, ["extensions"])
+        assert set((await store.update(SANDBOX_TWO, ["extensions"])).extensions) == {"two"}
 
     async def test_more_filters(self, store):
         await store.create(SANDBOX)

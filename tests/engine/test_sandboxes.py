@@ -1,0 +1,310 @@
+"""The sandbox controller ``shim``: lives and ends of sandboxes, here and over gRPC, across restarts and accidents."""
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import tempfile
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from portside.api.containerd.methods import containerd_methods
+from portside.core.anymessage import SPEC, AnyMessage
+from portside.core.mount import Mount
+from portside.core.sandboxes import NOT_READY, READY, Sandbox
+from portside.engine.engine import EngineConfig, LocalBackend
+from portside.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PortsideError,
+    Unimplemented,
+)
+from portside.remote.backend import RemoteBackend
+from portside.shim.record import start_time
+from portside.supervisor.connection import ShimConnection
+from portside.wire.codec import decode
+from portside.wire.grpc.server import GrpcServer
+from portside.wire.tables import containerd_events
+from tests.support import bundles
+from tests.support.images import BUSYBOX
+from tests.support.peers import SLOWNESS, need_root
+
+DEADLINE = 20 * SLOWNESS
+POD = Sandbox("pod", "io.containerd.runc.v2", spec=AnyMessage(SPEC, b'{"ociVersion": "1.0.2"}'), sandboxer="shim")
+
+
+class Events:
+    """Those of sandboxes, as they come."""
+
+    def __init__(self, services):
+        self.seen = []
+        self._subscription = services.events.subscribe(['topic~="/sandboxes/"'])
+        self._task = asyncio.create_task(self._listen())
+
+    async def _listen(self):
+        async for envelope in self._subscription:
+            table = getattr(containerd_events, envelope.event.type_name.rpartition(".")[2])
+            self.seen.append((envelope.topic, dict(decode(table, envelope.event.value))))
+
+    async def until(self, count):
+        async with asyncio.timeout(DEADLINE):
+            while len(self.seen) < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        return [topic.removeprefix("/sandboxes/") for topic, _ in self.seen]
+
+    async def close(self):
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+@pytest.fixture
+def config():
+    need_root()
+    with tempfile.TemporaryDirectory(prefix="portside") as place:
+        yield EngineConfig(Path(place, "root"), Path(place, "state"))
+
+
+@asynccontextmanager
+async def opened(config):
+    backend = await LocalBackend.open(config)
+    try:
+        yield backend
+    finally:
+        controller = backend.bind("default").sandbox_controller("shim")
+        for id in ("pod", "other"):
+            try:
+                await controller.stop(id)
+                await controller.shutdown(id)
+            except PortsideError:
+                pass
+        await backend.close()
+
+
+@pytest.fixture(params=["local", "gRPC"])
+async def backend(request, config):
+    async with asyncio.timeout(2 * DEADLINE), opened(config) as local:
+        if request.param == "local":
+            yield local
+            return
+        server = GrpcServer(containerd_methods(local))
+        await server.listen_unix(str(config.root / "socket"))
+        async with await RemoteBackend.connect(str(config.root / "socket")) as remote:
+            yield remote
+        await server.drain(5)
+
+
+@pytest.fixture
+def controller(backend):
+    return backend.bind("default").sandbox_controller("shim")
+
+
+def left(config):
+    """Bundles and sockets of shims."""
+    found = [*(config.state / "io.containerd.sandbox.controller.v1.shim").glob("*/*"), *(config.state / "s").iterdir()]
+    return [str(path) for path in found]
+
+
+def has_worker(pid):
+    """Whether a shim is awake."""
+    return bool(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+
+
+async def test_a_life(backend, controller, config):
+    events = Events(backend.bind("default"))
+    await asyncio.sleep(0)
+    if isinstance(backend, RemoteBackend):
+        await backend.namespaces.list()  # The subscription is under way.
+    await controller.create(POD)
+    with pytest.raises(AlreadyExists):
+        await controller.create(POD)
+    status = await controller.status("pod")
+    assert (status.id, status.state, status.exited_ns, dict(status.info)) == ("pod", NOT_READY, 0, {})
+    instance = await controller.start("pod")
+    assert (instance.id, start_time(instance.pid) > 0, instance.created_ns > 0) == ("pod", True, True)
+    assert instance.address.startswith("ttrpc+unix:///") and instance.version == 3
+    with pytest.raises(FailedPrecondition):
+        await controller.start("pod")
+    status = await controller.status("pod", verbose=True)
+    assert (status.state, status.pid, status.address) == (READY, instance.pid, instance.address)
+    assert status.info["bundle"].endswith("/default/pod")
+    assert (await controller.platform("pod")).os == "linux"
+    metric = await controller.metrics("pod")
+    assert (metric.id, metric.timestamp_ns > 0) == ("pod", True)
+    await controller.update("pod", POD, ["labels"])
+    waiting = asyncio.ensure_future(controller.wait("pod"))
+    await controller.stop("pod", 5)
+    ended = await waiting
+    assert (ended.status, ended.exited_ns > 0) == (0, True)
+    assert await controller.wait("pod") == ended
+    status = await controller.status("pod")
+    assert (status.state, status.exited_ns) == (NOT_READY, ended.exited_ns)
+    await controller.stop("pod")
+    await controller.shutdown("pod")
+    assert not start_time(instance.pid)
+    assert left(config) == []
+    assert await events.until(3) == ["create", "start", "exit"]
+    assert events.seen[2][1]["sandbox_id"] == "pod"
+    await events.close()
+
+
+async def test_what_is_not_there(controller):
+    for call in (controller.start, controller.platform, controller.wait, controller.shutdown, controller.metrics):
+        with pytest.raises(NotFound):
+            await call("pod")
+    await controller.stop("pod")
+    await controller.update("pod", POD)
+    status = await controller.status("pod")
+    assert (status.id, status.state, status.pid, status.exited_ns > 0) == ("pod", "", 0, True)
+
+
+async def test_controllers_by_name(backend):
+    services = backend.bind("default")
+    with pytest.raises(NotFound):
+        await services.sandbox_controller("none").status("pod")
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "options", "error"),
+    [
+        (Sandbox(""), {}, InvalidArgument),
+        (Sandbox("a/b"), {}, InvalidArgument),
+        (Sandbox("pod", "io.containerd.nothing.v2"), {}, (Unimplemented, NotFound)),
+        (Sandbox("pod"), {"netns_path": "/nowhere/net"}, NotFound),
+        (Sandbox("pod"), {"rootfs": [Mount("bind", "/nowhere/at/all", options=("rbind",))]}, NotFound),
+    ],
+)
+async def test_what_cannot_be_created_leaves_nothing(controller, config, sandbox, options, error):
+    with pytest.raises(error):
+        await controller.create(sandbox, **options)
+    assert left(config) == []
+    assert (await controller.status("pod")).state == ""
+
+
+async def test_many_at_once(controller, config):
+    ids = [f"pod-{number}" for number in range(6)]
+    await asyncio.gather(*(controller.create(Sandbox(id)) for id in ids))
+    pids = {instance.pid for instance in await asyncio.gather(*map(controller.start, ids))}
+    assert len(pids) == 6
+    await asyncio.gather(*map(controller.shutdown, ids))
+    assert left(config) == []
+
+
+async def test_a_root_file_system_and_a_network_namespace(controller, config, tmp_path):
+    (tmp_path / "file").write_text("x")
+    rootfs = [Mount("bind", str(tmp_path), options=("rbind", "ro"))]
+    await controller.create(POD, rootfs=rootfs, netns_path="/proc/self/ns/net", annotations={"a": "b"})
+    info = (await controller.status("pod", verbose=True)).info
+    assert info["netns"] == "/proc/self/ns/net"
+    assert os.listdir(f"{info['bundle']}/rootfs") == ["file"]
+    await controller.shutdown("pod")
+    assert left(config) == [] and (tmp_path / "file").exists()
+
+
+async def test_it_is_found_again(config):
+    """The daemon goes and comes back; the sandbox sleeps meanwhile, and waits on."""
+    async with opened(config) as first:
+        controller = first.bind("default").sandbox_controller("shim")
+        await controller.create(POD)
+        pid = (await controller.start("pod")).pid
+        await first.close()
+        async with opened(config) as second:
+            controller = second.bind("default").sandbox_controller("shim")
+            status = await controller.status("pod")
+            assert (status.pid, status.state) == (pid, READY)
+            with pytest.raises(AlreadyExists):
+                await controller.create(POD)
+            events = Events(second.bind("default"))
+            waiting = asyncio.ensure_future(controller.wait("pod"))
+            await controller.stop("pod")
+            assert (await waiting).status == 0
+            assert await events.until(1) == ["exit"]
+            await controller.shutdown("pod")
+            assert left(config) == []
+            await events.close()
+
+
+async def test_it_sleeps_and_is_woken(controller):
+    await controller.create(POD)
+    pid = (await controller.start("pod")).pid
+    waiting = asyncio.ensure_future(controller.wait("pod"))
+    async with asyncio.timeout(DEADLINE):
+        while has_worker(pid):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert (await controller.status("pod")).state == READY
+    assert not waiting.done()
+    await controller.stop("pod")
+    assert (await waiting).status == 0
+    await controller.shutdown("pod")
+
+
+@pytest.mark.parametrize("when", ["running", "away"])
+async def test_a_shim_that_dies(config, when):
+    async with opened(config) as backend:
+        controller = backend.bind("default").sandbox_controller("shim")
+        events = Events(backend.bind("default"))
+        await controller.create(POD)
+        pid = (await controller.start("pod")).pid
+        waiting = asyncio.ensure_future(controller.wait("pod"))
+        await asyncio.sleep(0)
+        if when == "away":
+            waiting.cancel()
+            await events.close()
+            await backend.close()
+        os.kill(pid, signal.SIGKILL)
+        if when == "away":
+            async with opened(config) as second:
+                controller = second.bind("default").sandbox_controller("shim")
+                assert (await controller.status("pod")).state == ""
+                assert left(config) == []
+            return
+        assert (await waiting).status == 137
+        status = await controller.status("pod")
+        assert (status.state, status.exited_ns > 0) == (NOT_READY, True)
+        assert await events.until(3) == ["create", "start", "exit"]
+        await controller.stop("pod")
+        await controller.shutdown("pod")
+        assert left(config) == []
+        await events.close()
+
+
+@pytest.mark.parametrize("obedient", [True, False])
+async def test_its_tasks_end_with_it(controller, tmp_path, obedient):
+    """A task in the sandbox's shim, made over the address that start tells, as CRI does it."""
+    if not BUSYBOX.exists():
+        pytest.skip("needs busybox-static")
+    await controller.create(POD)
+    instance = await controller.start("pod")
+    rootfs = bundles.make_rootfs(tmp_path / "root")
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "rootfs").mkdir()
+    script = "trap 'exit 3' TERM; " if obedient else "trap '' TERM; "
+    cgroup = f"/portside-test-{secrets.token_hex(4)}"
+    document = bundles.spec("sh", "-c", f"{script}echo up; while :; do sleep 0.02; done", cgroup=cgroup)
+    (bundle / "config.json").write_text(json.dumps(document))
+    output = tmp_path / "output"
+    task = ShimConnection(instance.address.removeprefix("ttrpc+unix://"), "default")
+    mount = {"type": "bind", "source": str(rootfs), "options": ["rbind"]}
+    fields = {"id": "one", "bundle": str(bundle), "rootfs": [mount], "stdout": f"file://{output}"}
+    await task.call("Create", fields, DEADLINE)
+    await task.call("Start", {"id": "one"}, DEADLINE)
+    async with asyncio.timeout(DEADLINE):
+        while not output.exists() or "up" not in output.read_text():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert (await controller.status("pod", verbose=True)).info["tasks"] == "one"
+    with pytest.raises(FailedPrecondition):
+        await controller.shutdown("pod")
+    await controller.stop("pod", 60 if obedient else 1)
+    exited = await task.call("Wait", {"id": "one"}, DEADLINE)
+    assert exited["exit_status"] == (3 if obedient else 137)
+    assert (await controller.status("pod")).state == NOT_READY
+    await task.call("Delete", {"id": "one"}, DEADLINE)
+    await task.call("Shutdown", {"id": "one"}, DEADLINE)
+    assert (await controller.status("pod")).state == NOT_READY  # A task's Shutdown does not end a sandbox.
+    await task.close()
+    await controller.shutdown("pod")
