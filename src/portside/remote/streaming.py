@@ -7,7 +7,7 @@ import asyncio
 from portside.convert.transfer import pack_any
 from portside.core.anymessage import AnyMessage
 from portside.core.streaming import Stream
-from portside.errors import Cancelled, FailedPrecondition, Internal, PortsideError, Unimplemented
+from portside.errors import Cancelled, DeadlineExceeded, FailedPrecondition, Internal, PortsideError, Unimplemented
 from portside.remote.caller import Caller
 from portside.wire.grpc.client import Channel
 from portside.wire.grpc.client_call import Call
@@ -35,6 +35,9 @@ class RemoteStreaming:
                 await call.send(_pack(pack_any(pb.StreamInit(id=id))))
                 if await call.recv() is None:
                     raise Internal(f"stream {id[:100]}: the server ended it without an answer")
+        except TimeoutError:
+            call.cancel()
+            raise DeadlineExceeded(f"stream {id[:100]}: no answer within {CREATE_SECONDS:.0f} s") from None
         except BaseException:
             call.cancel()
             raise

@@ -31,9 +31,8 @@ async def store_names(services: Services, store: ImageStore, target: Descriptor)
             names.append(each.name)
     if not names:
         raise NotFound("image store: no name is given for the image")
-    plain = Descriptor(target.media_type, target.digest, target.size)
     return [
-        await store_image(services, name, plain, store.labels if name == store.name else extra_labels(store))
+        await store_image(services, name, target, store.labels if name == store.name else extra_labels(store))
         for name in dict.fromkeys(names)
     ]
 
