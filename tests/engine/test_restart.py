@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from portside.client.restart import RestartPolicy, hold, release, restart_labels, set_policy
+from portside.core.anymessage import AnyMessage
+from portside.core.containers import Container
 from portside.core.tasks import Process, Status, TaskIO
 from portside.engine.engine import EngineConfig, LocalBackend
 from portside.engine.restart import RestartConfig, RestartMonitor, Verdict, verdict
@@ -63,6 +67,43 @@ def test_an_interval_of_nothing() -> None:
     metadata: Any = None
     with pytest.raises(InvalidArgument, match="interval"):
         RestartMonitor(metadata, metadata, RestartConfig(interval=0))
+
+
+async def test_labels_on_a_record(tmp_path: Any) -> None:
+    backend = await LocalBackend.open(EngineConfig(tmp_path / "root", tmp_path / "state"))
+    await backend.namespaces.create("ns")
+    services = backend.bind("ns")
+    labels = {"mine": "1", **restart_labels(RestartPolicy.parse("on-failure:3"), "log:///x")}
+    spec = AnyMessage("types.containerd.io/opencontainers/runtime-spec/1/Spec", b"{}")
+    await services.containers.create(Container("c", "io.containerd.runc.v2", spec, labels=labels))
+
+    async def now() -> Container:
+        return await services.containers.get("c")
+
+    def kept(container: Container) -> dict[str, str]:
+        return {key.removeprefix(PREFIX): value for key, value in container.labels.items() if key != "mine"}
+
+    assert backend.restarts is not None and backend.restarts.watched == 1
+    await release(services, await now())
+    assert kept(await now()) == {"status": "running", "policy": "on-failure:3", "loguri": "log:///x"}
+    await hold(services, await now())
+    assert kept(await now())["status"] == "created" and kept(await now())["explicitly-stopped"] == "true"
+    await set_policy(services, await now(), RestartPolicy.parse("always"))
+    assert kept(await now()) == {
+        "status": "created", "policy": "always", "loguri": "log:///x", "explicitly-stopped": "true",
+    }  # fmt: skip
+    await set_policy(services, await now(), RestartPolicy())
+    assert dict((await now()).labels) == {"mine": "1"}
+    await hold(services, await now())
+    await release(services, await now())
+    assert dict((await now()).labels) == {"mine": "1"}
+    await set_policy(services, await now(), RestartPolicy.parse("unless-stopped"), "log:///y")
+    assert kept(await now()) == {"status": "running", "policy": "unless-stopped", "loguri": "log:///y"}
+    await services.containers.delete("c")
+    async with asyncio.timeout(20):
+        while backend.restarts.watched:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await backend.close()
 
 
 async def test_an_engine_without_it(tmp_path: Any) -> None:

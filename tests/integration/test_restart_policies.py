@@ -143,6 +143,32 @@ def test_by_labels_alone(daemon: Daemon, image: str, name: str) -> None:
     daemon.ctr(*ctr, "containers", "rm", name)
 
 
+def test_a_client_that_sets_labels_before_it_starts_is_not_disturbed(daemon: Daemon, image: str, name: str) -> None:
+    """As nerdctl does it, which would fail if the monitor were faster."""
+    ctr = ("-n", NAMESPACE)
+    labels = [f"--label={PREFIX}{key}" for key in ("status=running", "policy=always", "explicitly-stopped=true")]
+    daemon.ctr(*ctr, "run", "-d", *labels, image, name, "sleep", "1000")
+    daemon.ctr(*ctr, "task", "kill", "-s", "KILL", name)
+    wait_for(lambda: "STOPPED" in daemon.ctr(*ctr, "tasks", "ls").stdout, "its end")
+    daemon.ctr(*ctr, "containers", "label", name, f"{PREFIX}explicitly-stopped=false")
+    daemon.ctr(*ctr, "task", "rm", name)
+    daemon.ctr(*ctr, "task", "start", "-d", name)
+    assert runs_as(daemon, name)
+    daemon.ctr(*ctr, "containers", "label", name, f"{PREFIX}status=")
+    daemon.ctr(*ctr, "task", "rm", "-f", name)
+    daemon.ctr(*ctr, "containers", "rm", name)
+
+
+def test_only_created(daemon: Daemon, image: str, name: str) -> None:
+    """What has a policy and was never started is not started by anybody."""
+    labels = [f"--label={PREFIX}{key}" for key in ("status=created", "policy=always")]
+    daemon.ctr("-n", NAMESPACE, "containers", "create", *labels, image, name, "true")
+    assert inspect(daemon, name)["State"]["Status"] == "created"
+    portside(daemon, "start", name)
+    wait_for(lambda: inspect(daemon, name)["RestartCount"] >= 2, "two restarts")
+    portside(daemon, "rm", "-f", name)
+
+
 def test_over_restarts_of_the_daemon(own_daemon: Daemon, busybox: str) -> None:
     daemon = own_daemon
     portside(daemon, "pull", "-q", busybox)

@@ -1,9 +1,9 @@
 """Restart policies: what is written on a container so that a restart monitor, ours or containerd's, brings it up again.
 
 The labels are containerd's (core/runtime/restart). Policies read as docker's: ``no``, ``always``, ``on-failure``,
-``on-failure:3``, ``unless-stopped``. Whoever stops a container on purpose says so first (``hold``), so that nobody
-brings it up again: containerd's own monitor minds that only under ``unless-stopped``, ours always. The monitor itself
-is in ``engine/``.
+``on-failure:3``, ``unless-stopped``. The policy holds while the status is ``running``: from a start (``release``) until
+somebody stops the container on purpose, who says so first (``hold``), or begins to start it anew. The monitor itself is
+in ``engine/``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from portside.errors import InvalidArgument
 NO, ALWAYS, ON_FAILURE, UNLESS_STOPPED = "no", "always", "on-failure", "unless-stopped"
 POLICIES = (NO, ALWAYS, ON_FAILURE, UNLESS_STOPPED)
 RUNNING, STOPPED, CREATED = "running", "stopped", "created"
-"""Values of the status; ``created`` is nobody's business until the container has been started."""
+"""Values of the status; what is ``created`` no monitor touches, ours or containerd's."""
 _MAX_RETRIES = 1 << 31
 
 
@@ -91,7 +91,14 @@ async def set_policy(services: Services, container: Container, policy: RestartPo
 async def hold(services: Services, container: Container) -> None:
     """Say that it is stopped on purpose, before it is; nothing for a container without a policy."""
     if container.labels.get(RESTART_STATUS):
-        await relabel(services, container, {RESTART_STOPPED: "true"})
+        await relabel(services, container, {RESTART_STATUS: CREATED, RESTART_STOPPED: "true"})
+
+
+async def suspend(services: Services, container: Container) -> Container:
+    """Say that somebody is about to start it, so that no monitor does; the record as it is then."""
+    if container.labels.get(RESTART_STATUS):
+        return await relabel(services, container, {RESTART_STATUS: CREATED})
+    return container
 
 
 async def release(services: Services, container: Container) -> None:

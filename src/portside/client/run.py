@@ -89,12 +89,14 @@ def stream_io(
     places: Places, container: Container, terminal: bool, attached: Attached | None, *, keep_log: bool
 ) -> TaskIO:
     """Where the streams go: fifos, the log, or the log with a live copy into the fifos."""
+    path = container.labels.get(LOG, "")
     if attached is None:
-        uri = places.log_uri(container.labels[LOG], max_size=MAX_LOG)
+        if not path:  # made by another client, who keeps no log
+            return TaskIO("", "", "", terminal)
+        uri = places.log_uri(path, max_size=MAX_LOG)
         return TaskIO("", uri, "" if terminal else uri, terminal)
-    if not keep_log or not places.lines:
+    if not keep_log or not path or not places.lines:
         return TaskIO(attached.stdin, attached.stdout, "" if terminal else attached.stderr, terminal)
-    path = container.labels[LOG]
     stdout = places.log_uri(path, max_size=MAX_LOG, stdout=attached.stdout)
     stderr = "" if terminal else places.log_uri(path, max_size=MAX_LOG, stderr=attached.stderr)
     return TaskIO(attached.stdin, stdout, stderr, terminal)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from portside.client.remove import discard_process
-from portside.client.restart import release
+from portside.client.restart import release, suspend
 from portside.core.containers import Container
 from portside.core.mount import Mount
 from portside.core.services import Services
@@ -19,17 +19,22 @@ async def start(services: Services, container: Container, io: TaskIO, rootfs: Se
     An ended task of it is deleted first. If the start fails, no task stays. ``rootfs`` saves asking for the mounts.
     A restart policy holds from here on.
     """
-    pid = await start_task(services, container, io, rootfs)
+    if rootfs is None:
+        await _clear(services, container)
+    container = await suspend(services, container)
+    pid = await _start(services, container, io, rootfs)
     await release(services, container)
     return pid
 
 
-async def start_task(
-    services: Services, container: Container, io: TaskIO, rootfs: Sequence[Mount] | None = None
-) -> int:
+async def start_task(services: Services, container: Container, io: TaskIO) -> int:
     """The same without regard to a restart policy."""
+    await _clear(services, container)
+    return await _start(services, container, io, None)
+
+
+async def _start(services: Services, container: Container, io: TaskIO, rootfs: Sequence[Mount] | None) -> int:
     if rootfs is None:
-        await _clear(services, container)
         key = container.snapshot_key
         rootfs = await services.snapshotter(container.snapshotter).mounts(key) if key else ()
     await services.tasks.create(container.id, rootfs, io, options=container.runtime_options)

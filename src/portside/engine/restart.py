@@ -8,7 +8,8 @@ from the state of the container's task alone, so a daemon that starts goes on wh
               has ended, policy allows    start it after a pause: 0.1 s, doubled each time up to a minute, and from the
                                           beginning after it has run for 10 s (docker's figures)
               has ended, policy does not  leave it
-              is not there, or created    its client is at work: leave it for the interval, then as above
+              is not there, or created    its client is at work: leave it for the interval, then as above; so, too,
+                                          where a label alone makes that it is to be started
     stopped   runs                        kill and delete it
     other     any                         leave it
 
@@ -88,13 +89,17 @@ def verdict(labels: Mapping[str, str], process: Process | None) -> Verdict:
     if alive:
         return Verdict.WATCH
     policy = policy_of(labels)
-    if policy.name == NO or labels.get(RESTART_STOPPED, "").lower() in ("true", "1", "t"):
+    if policy.name == NO or _is_held(labels):
         return Verdict.LEAVE
     if policy.name == ON_FAILURE:
         failed = process is not None and process.status is Status.STOPPED and process.exit_status != 0
         if not failed or 0 < policy.retries <= count_of(labels):
             return Verdict.LEAVE
     return Verdict.START
+
+
+def _is_held(labels: Mapping[str, str]) -> bool:
+    return labels.get(RESTART_STOPPED, "").lower() in ("true", "1", "t")
 
 
 class RestartMonitor:
@@ -169,6 +174,9 @@ class _Keeper:
         self._alive_since: float | None = None
         self._pause = FIRST_PAUSE
         self._due: float | None = None  # when it is to be started
+        self._status = ""  # the label as it was the last time
+        self._others = not at_boot  # whether others may be about to start it
+        self._left = False  # whether it was left alone the last time
 
     async def run(self) -> None:
         """Look, do, wait, again and again."""
@@ -193,7 +201,14 @@ class _Keeper:
 
     async def _see_to(self, container: Container, process: Process | None) -> None:
         wanted = verdict(container.labels, process)
+        before, self._status = self._status, container.labels[RESTART_STATUS]
+        was_left, self._left = self._left, wanted is Verdict.LEAVE
+        if wanted is Verdict.START and was_left:
+            # A client that sets this and that before it starts it, or one that has just started it or asks us to.
+            self._absent_since = time.monotonic() if before == RUNNING else 0.0
+            self._others = before == RUNNING
         if wanted is Verdict.WATCH:
+            self._others = False
             await self._watch()
             return
         if self._alive_since is not None:
@@ -215,7 +230,7 @@ class _Keeper:
     def _pause_before_start(self, process: Process | None) -> float:
         """Seconds from now."""
         now = time.monotonic()
-        if process is None or process.status is not Status.STOPPED:
+        if self._others or process is None or process.status is not Status.STOPPED:
             left = self._absent_since + self._interval - now if self._absent_since else 0.0
             if left > 0:
                 return left
@@ -281,9 +296,9 @@ class _Keeper:
     async def _as_docker_at_boot(self, container: Container) -> Container:
         """What was stopped on purpose stays so until the daemon starts, under ``always``: that is the difference to
         ``unless-stopped``."""
-        if policy_of(container.labels).name != ALWAYS:
+        if policy_of(container.labels).name != ALWAYS or not _is_held(container.labels):
             return container
-        return await relabel(self._services, container, {RESTART_STOPPED: ""})
+        return await relabel(self._services, container, {RESTART_STATUS: RUNNING, RESTART_STOPPED: ""})
 
 
 def _streams(container: Container) -> TaskIO:
