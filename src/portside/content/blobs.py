@@ -258,6 +258,8 @@ class BlobStore:
 class Ingest:
     """The one writer of an ingest. One thread at a time; ``close`` keeps it for later, ``commit`` ends it."""
 
+    is_local = True
+
     def __init__(self, store: BlobStore, key: str, directory: Path, what: str) -> None:
         self._store, self.key, self._directory, self._what = store, key, directory, what
         self._descriptor = os.open(directory / "data", os.O_RDWR | _OPEN, 0o600)

@@ -75,6 +75,7 @@ class BlobDriver(Protocol):
 class IngestDriver(Protocol):
     """The one writer of an ingest: one thread at a time."""
 
+    is_local: bool
     offset: int
     total: int
     started_ns: int
@@ -88,8 +89,8 @@ class IngestDriver(Protocol):
         """Go back to ``size`` bytes; OutOfRange beyond what is written."""
         ...
 
-    def digest(self, algorithm: str = "sha256") -> Digest:
-        """Of what is written."""
+    def digest(self) -> Digest:
+        """Of what is written, sha256; waits for nothing if ``is_local``."""
         ...
 
     def commit(self, size: int = 0, expected: Digest | None = None) -> Digest:

@@ -82,6 +82,7 @@ class ForeignBlobs:
 
     def facts(self, key: str) -> IngestFacts:
         """Where an ingest stands; NotFound."""
+        self.call(self._settled(key))
         return _facts(self.call(self._store.status(key)))
 
     def keys(self) -> Sequence[str]:
@@ -142,6 +143,8 @@ class ForeignBlobs:
 class ForeignIngest:
     """``driver.IngestDriver`` over a writer that is open there."""
 
+    is_local = False
+
     def __init__(self, blobs: ForeignBlobs, key: str, writer: ContentWriter) -> None:
         self._blobs, self._key, self._writer, self._closed = blobs, key, writer, False
         facts = _facts(blobs.call(writer.status()))
@@ -159,7 +162,7 @@ class ForeignIngest:
         self._blobs.call(self._writer.truncate(size))
         self.offset = size
 
-    def digest(self, algorithm: str = "sha256") -> Digest:
+    def digest(self) -> Digest:
         """Of what is written, as the store has it."""
         return self._blobs.call(self._writer.digest())
 

@@ -47,7 +47,9 @@ class Writer:
         if self._ingest is None and self._record.expected is not None:
             return self._record.expected
         async with self._turn:
-            return self._ingest.digest() if self._ingest is not None else Digest.of(b"")
+            if self._ingest is None:
+                return Digest.of(b"")
+            return self._ingest.digest() if self._ingest.is_local else await in_thread(self._ingest.digest)
 
     async def write(self, data: bytes | memoryview) -> None:
         """Append; ResourceExhausted if the disk is full, after which the same can be tried again."""
@@ -93,8 +95,8 @@ class Writer:
             try:
                 if self._ingest is None:
                     return await self._commit_shared(size, expected, labels)
-                algorithm = expected.algorithm if expected else "sha256"
-                length, digest = self._ingest.offset, await in_thread(self._ingest.digest, algorithm)
+                length = self._ingest.offset
+                digest = expected if expected is not None else await in_thread(self._ingest.digest)
                 async with self._keeper.locked(digest):
                     with contextlib.suppress(AlreadyExists):
                         await in_thread(self._ingest.commit, size, expected)
