@@ -1,3 +1,4 @@
+import re
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from portside.core.plugin import METADATA, Plugin
 from portside.daemon.config import DaemonConfig, DebugConfig, GrpcConfig, TtrpcConfig, load
 from portside.daemon.config_dump import DROP_INS, default_text, dump_text, migrated_text
 from portside.daemon.config_files import read
+from portside.engine import builtin
 from portside.errors import FailedPrecondition
 from tests.daemon.test_config import EVERYTHING
 
@@ -102,3 +104,9 @@ def test_level_and_place(file):
     document = tomllib.loads(text)
     assert document["debug"] == {"level": "warn", "format": "json"}
     assert document["plugins"]["io.containerd.server.v1.grpc"]["address"] == "/s/portside.sock"
+
+
+def test_the_page_names_what_there_is():
+    page = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
+    named = set(re.findall(r"\[plugins\.'([^']+)'\]", page))
+    assert named and named <= tomllib.loads(default_text(builtin.PLUGINS))["plugins"].keys()

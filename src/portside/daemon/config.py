@@ -195,8 +195,8 @@ def parse(document: Mapping[str, Any]) -> DaemonConfig:
             server[table][key] = main.plugins[plugin][name]
     debug = decode(DebugConfig, server["debug"], "debug")
     return DaemonConfig(
-        root=Path(main.root or DEFAULT_ROOT),
-        state=Path(main.state or DEFAULT_STATE),
+        root=Path(main.root or DEFAULT_ROOT).absolute(),
+        state=Path(main.state or DEFAULT_STATE).absolute(),
         temp=main.temp,
         grpc=_sized(decode(GrpcConfig, server["grpc"], "grpc")),
         ttrpc=decode(TtrpcConfig, server["ttrpc"], "ttrpc"),

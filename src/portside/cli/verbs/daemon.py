@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from portside.cli.main import Context
+    from portside.daemon.config import DaemonConfig
 
 VERB = Verb(
     "daemon",
@@ -28,21 +29,32 @@ VERB = Verb(
 
 def run(context: Context, values: dict[str, Any], arguments: list[str]) -> int:
     """0 after SIGTERM."""
-    from dataclasses import replace
     from pathlib import Path
 
-    from portside.cli.options import UsageError
-    from portside.daemon import config as configuration
+    from portside.daemon.config import load
     from portside.engine.plugins import registered
     from portside.errors import FailedPrecondition
 
     if os.geteuid() != 0:
         raise FailedPrecondition("needs root: namespaces, mounts, control groups")
+    config = with_flags(load(Path(values["config"]) if values["config"] else None, registered()), values)
+    from portside.daemon.main import serve
 
-    config = configuration.load(Path(values["config"]) if values["config"] else None, registered())
+    serve(config)
+    return 0
+
+
+def with_flags(config: DaemonConfig, values: dict[str, Any]) -> DaemonConfig:
+    """``config`` with what the flags say instead; UsageError for a level that there is not."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from portside.cli.options import UsageError
+    from portside.daemon.config import LEVELS
+
     if values["log_level"]:
-        if values["log_level"] not in configuration.LEVELS:
-            raise UsageError(f"--log-level {values['log_level']}: want one of {', '.join(configuration.LEVELS)}")
+        if values["log_level"] not in LEVELS:
+            raise UsageError(f"--log-level {values['log_level']}: want one of {', '.join(LEVELS)}")
         config = replace(config, debug=replace(config.debug, level=values["log_level"]))
     if values["address"]:
         config = replace(config, grpc=replace(config.grpc, address=values["address"].removeprefix("unix://")))
@@ -51,7 +63,4 @@ def run(context: Context, values: dict[str, Any], arguments: list[str]) -> int:
         config = replace(config, root=Path(values["root"]).absolute())
     if values["state"]:
         config = replace(config, state=Path(values["state"]).absolute())
-    from portside.daemon.main import serve
-
-    serve(config)
-    return 0
+    return config
