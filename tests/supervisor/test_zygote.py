@@ -8,7 +8,7 @@ import signal
 import socket
 from pathlib import Path
 
-from portside.shim.main import Config
+from portside.shim.config import Config
 from portside.supervisor.zygote import MAX_ASKED, Zygote
 from tests.support.peers import SLOWNESS
 

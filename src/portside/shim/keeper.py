@@ -68,7 +68,7 @@ class Wake:
         """(pid, wait status, nanoseconds since 1970) of children that ended meanwhile."""
 
     def shim(self) -> tuple[bytes, int]:
-        """What the shim is (an encoded ``main.Config``) and its listener; the first worker waits to be told."""
+        """What the shim is (an encoded ``config.Config``) and its listener; the first worker waits to be told."""
         if self._listener < 0:
             self._config, self._listener = receive_shim(self.channel)
             if self._listener < 0:
@@ -239,7 +239,7 @@ def receive(channel: _socket.socket, limit: int) -> tuple[bytes, list[int]] | No
 def send_shim(channel: _socket.socket, config: bytes, listener: int) -> None:
     """Say what a shim is to be: to its keeper (a number of eight bytes in front), by that to its first worker. OSError.
 
-    ``config`` is an encoded ``main.Config``; ``listener``, a copy of which goes along, the shim's socket.
+    ``config`` is an encoded ``config.Config``; ``listener``, a copy of which goes along, the shim's socket.
     """
     channel.sendmsg([config], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _INT.pack(listener))], _socket.MSG_NOSIGNAL)
 

@@ -4,7 +4,7 @@ What belongs here: what makes it a shim (session, subreaper, signals, descriptor
 daemon or the zygote dies, and ends when it is told to (Shutdown, with no task left), or when it has had neither a task
 nor a peer for a minute, which is what a daemon leaves behind that died while it started us.
 
-As a command, the fallback without a zygote: ``python -I -S -E main.py CONFIG FD``, CONFIG an encoded ``Config``
+As a command, the fallback without a zygote: ``python -I -S -E main.py CONFIG FD``, CONFIG an encoded ``config.Config``
 with newlines for its NUL bytes, FD the number of the listening socket.
 """
 
@@ -28,6 +28,7 @@ from portside.linux.cgroups import Cgroup
 from portside.shim import keeper
 from portside.shim import outbox as outbox_module
 from portside.shim import service as service_module
+from portside.shim.config import Config
 from portside.shim.frozen import Freezing, NotQuiet, Thawing
 from portside.shim.loop import READ, Loop
 from portside.shim.outbox import Outbox
@@ -52,35 +53,6 @@ MAX_FD: Final = 1 << 20
 """Descriptors above are not looked for when a shim begins; where close_range(2) is, it is one call."""
 MAX_ERRORS: Final = 1 << 20
 """Bytes of ``shim.log``; what comes later is not written."""
-
-
-class Config:
-    """What a shim is told when it is made: texts, which travel joined by NUL bytes."""
-
-    __slots__ = ("address", "bundle", "cache_dir", "events", "id", "namespace")
-
-    def __init__(
-        self, namespace: str, id: str, bundle: str, address: str, events: str = "", cache_dir: str = ""
-    ) -> None:
-        self.namespace = namespace
-        self.id = id
-        """Of its first container."""
-        self.bundle = bundle
-        self.address = address
-        """The path of its socket, which it removes at its end."""
-        self.events = events
-        """Where to forward events to; empty for nowhere."""
-        self.cache_dir = cache_dir
-
-    def encode(self) -> bytes:
-        """As it travels."""
-        fields = (self.namespace, self.id, self.bundle, self.address, self.events, self.cache_dir)
-        return "\0".join(fields).encode("utf-8", "surrogateescape")
-
-    @classmethod
-    def decode(cls, data: bytes) -> Config:
-        """What ``encode`` gave."""
-        return cls(*data.decode("utf-8", "surrogateescape").split("\0"))
 
 
 def prepare() -> None:

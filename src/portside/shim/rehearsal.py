@@ -23,6 +23,7 @@ from portside.runtime.plan import root_plan
 from portside.runtime.program import Program
 from portside.shim import keeper, record
 from portside.shim import main as shim
+from portside.shim.config import Config
 from portside.shim.held import HeldContainer
 from portside.shim.loop import READ, Loop
 from portside.shim.outbox import Outbox
@@ -238,7 +239,7 @@ def _play_keeper(directory: str) -> None:
     """The keeper's life, with real workers: one that falls asleep at once and is woken by the clock, and a last one."""
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-    config = shim.Config("play", _ID, directory, f"{directory}/no-such-socket")
+    config = Config("play", _ID, directory, f"{directory}/no-such-socket")
     keeper.send_shim(ours, bytes(keeper.NUMBER) + config.encode(), listener.fileno())
     wake = shim.be_keeper(theirs)
     if wake is not None:

@@ -29,7 +29,7 @@ from portside.core.events import Envelope
 from portside.core.tasks import Exit
 from portside.core.work import in_thread
 from portside.errors import AlreadyExists, NotFound, PortsideError
-from portside.shim.main import Config
+from portside.shim.config import Config
 from portside.shim.outbox import SEQUENCE_KEY, SERVICE, timestamp
 from portside.shim.sockets import connectable
 from portside.supervisor.bundles import Bundle, Bundles

@@ -20,7 +20,7 @@ from portside import shim
 from portside.core.work import in_thread
 from portside.errors import Unavailable
 from portside.runtime.interpreter import open_interpreter
-from portside.shim.main import Config
+from portside.shim.config import Config
 
 log = logging.getLogger(__name__)
 
