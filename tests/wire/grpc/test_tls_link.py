@@ -21,7 +21,8 @@ from portside.wire.grpc.tls_link import server_context
 from tests.support.certificates import Authority
 from tests.wire.grpc.servers import Raw
 
-ECHO, STREAM = "/tls.Test/Echo", "/tls.Test/Stream"
+ECHO, STREAM, FLOOD = "/tls.Test/Echo", "/tls.Test/Stream", "/tls.Test/Flood"
+SENT: list[int] = []
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +163,51 @@ async def test_a_handshake_does_not_take_for_ever(serve: Serve, authority: Autho
     async with asyncio.timeout(20):
         assert b"\x00\x00" in await reader.read()  # our SETTINGS, then the end
     writer.close()
+
+
+async def flood(request: Raw, call: Call) -> AsyncIterator[Raw]:
+    for number in range(100_000):
+        SENT.append(number)
+        yield Raw(bytes(64 << 10))
+
+
+async def test_a_client_that_does_not_read_holds_up_its_handler(serve: Serve, authority: Authority) -> None:
+    served = await serve()
+    served.server.methods[FLOOD.encode()] = Method(FLOOD, Raw, Raw, flood, server_streaming=True)
+    SENT.clear()
+    async with channel(authority, served.port, "client") as opened:
+        call = opened.unary_stream(FLOOD)(b"")
+        await call.read()
+        count = -1
+        async with asyncio.timeout(20):
+            while count != len(SENT):
+                count = len(SENT)
+                await asyncio.sleep(0.3)
+        assert count < 1000  # windows, buffers of sockets, and a little of ours
+        call.cancel()
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_records_in_pieces(serve: Serve, authority: Authority, size: int) -> None:
+    """Whatever the boundaries in which bytes arrive; through a relay that cuts them."""
+    served = await serve()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, step: int) -> None:
+        while data := await reader.read(1 << 16):
+            for start in range(0, len(data), step):
+                writer.write(data[start : start + step])
+                await writer.drain()
+                await asyncio.sleep(0)
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        onward_reader, onward = await asyncio.open_connection("127.0.0.1", served.port)
+        await asyncio.gather(relay(reader, onward, size), relay(onward_reader, writer, 1 << 16))
+
+    relaying = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = relaying.sockets[0].getsockname()[1]
+    assert await ask(authority, port, "client", b"x" * 3000) == b"x" * 3000
+    relaying.close()
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
