@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,12 +13,15 @@ from portside.client import progress as told
 from portside.core.transfer import ImageReference, ImageStore, OCIRegistry, Progress
 from portside.engine.transfer.config import MAX_CONCURRENT, TransferConfig
 from portside.engine.transfer.names import names_in_archive, store_names
+from portside.engine.transfer.origin import OriginContent
 from portside.engine.transfer.progress import Teller
 from portside.engine.transfer.registries import registry_of
-from portside.errors import InvalidArgument, NotFound
+from portside.errors import DataLoss, InvalidArgument, NotFound
 from portside.oci.descriptor import LAYER, MANIFEST, Descriptor
 from portside.oci.digest import Digest
+from portside.oci.reference import Reference
 from tests.contracts.local import LocalBackend
+from tests.support import images
 
 TARGET = Descriptor(MANIFEST, Digest.of(b"target"), 6)
 FULL, TAG = "io.containerd.image.name", "org.opencontainers.image.ref.name"
@@ -62,10 +67,10 @@ async def test_further_names_go_with_the_first(backend: LocalBackend) -> None:
         "a:1", {"color": "red"}, extra_references=(ImageReference("b:1"), prefix(), prefix(add_digest=True))
     )
     services = backend.bind("default")
-    images = {image.name: image for image in await store_names(services, store, TARGET)}
-    assert set(images) == {"a:1", "b:1", f"example.org/x@{TARGET.digest}"}
-    assert images["a:1"].labels == {"color": "red"}
-    assert images["b:1"].labels["containerd.io/gc.bref.image"] == "a:1"
+    made = {image.name: image for image in await store_names(services, store, TARGET)}
+    assert set(made) == {"a:1", "b:1", f"example.org/x@{TARGET.digest}"}
+    assert made["a:1"].labels == {"color": "red"}
+    assert made["b:1"].labels["containerd.io/gc.bref.image"] == "a:1"
     alone = await store_names(services, ImageStore(extra_references=(ImageReference("c:1"),)), TARGET)
     assert dict(alone[0].labels) == {}
     with pytest.raises(NotFound):
@@ -114,3 +119,80 @@ async def test_a_registry_as_it_is_described() -> None:
     )  # fmt: skip
     async with registry_of(OCIRegistry("example.org/x:1"), TransferConfig(config_path="/default")) as registry:
         assert (registry.config.plain_http, registry.config.hosts_dir) == (None, "/default")
+
+
+class Origin:
+    """A registry of one image that counts what is asked of it."""
+
+    def __init__(self, image: images.TestImage) -> None:
+        self.blobs = image.blobs | {image.digest: image.manifest}
+        self.asked: list[tuple[str, int]] = []
+
+    async def fetch(self, reference: Reference, descriptor: Descriptor, offset: int = 0) -> AsyncIterator[bytes]:
+        self.asked.append((descriptor.digest, offset))
+        data = self.blobs[descriptor.digest][offset:]
+        for start in range(0, len(data), 1000):
+            yield data[start : start + 1000]
+
+    async def fetch_document(self, reference: Reference, descriptor: Descriptor) -> bytes:
+        return b"".join([part async for part in self.fetch(reference, descriptor)])
+
+
+def origin_of(image: images.TestImage) -> tuple[Origin, OriginContent]:
+    origin = Origin(image)
+    target = Descriptor(MANIFEST, Digest(image.digest), len(image.manifest))
+    return origin, OriginContent(origin, Reference.parse("example.org/x:1"), target)
+
+
+async def whole(content: OriginContent, digest: str, size: int = 700) -> bytes:
+    reader, data = await content.open(Digest(digest)), b""
+    while part := await reader.read(len(data), size):
+        data += part
+    await reader.close()
+    return data
+
+
+async def test_an_image_on_a_registry_as_content() -> None:
+    """Layers are fetched when they are read, documents once; what no document names is not there."""
+    image = images.make_image([images.tar_layer({"a": b"b" * 5000})])
+    origin, content = origin_of(image)
+    layer = json.loads(image.manifest)["layers"][0]["digest"]
+    with pytest.raises(NotFound, match="nothing in example"):
+        await content.info(Digest(layer))
+    assert await whole(content, image.digest) == await whole(content, image.digest) == image.manifest
+    assert (await content.info(Digest(layer))).size == len(image.blobs[layer])
+    reader = await content.open(Digest(layer))
+    assert origin.asked == [(image.digest, 0)]
+    assert reader.fileno() == -1
+    await reader.close()
+    assert await whole(content, layer) == image.blobs[layer]
+
+
+async def test_a_layer_is_begun_again_where_it_is_wanted() -> None:
+    """An upload that failed starts over, and what was read before does not count."""
+    image = images.make_image([images.tar_layer({"a": os.urandom(5000)})])
+    origin, content = origin_of(image)
+    await whole(content, image.digest)
+    layer = json.loads(image.manifest)["layers"][0]["digest"]
+    data = image.blobs[layer]
+    reader = await content.open(Digest(layer))
+    assert await reader.read(0, 300) + await reader.read(300, 300) == data[:600]
+    assert await reader.read(100, 50) == data[100:150]
+    assert b"".join([await reader.read(0, 1000)]) == data[:1000]
+    at = 1000
+    while part := await reader.read(at, 999):
+        assert part == data[at : at + len(part)]
+        at += len(part)
+    assert at == len(data)
+    assert [offset for digest, offset in origin.asked if digest == layer] == [0, 100, 0]
+    await reader.close()
+
+
+async def test_a_layer_that_is_another_one_is_not_passed_on() -> None:
+    image = images.make_image([images.tar_layer({"a": b"b" * 5000})])
+    origin, content = origin_of(image)
+    await whole(content, image.digest)
+    layer = json.loads(image.manifest)["layers"][0]["digest"]
+    origin.blobs[layer] = bytes(len(image.blobs[layer]))
+    with pytest.raises(DataLoss, match=layer):
+        await whole(content, layer)

@@ -6,7 +6,7 @@
     ImageStore          -> ImageExportStream    export
     ImageStore          -> ImageStore           tag
     ImageImportStream   -> ImageExportStream    echo: the bytes as they are
-    OCIRegistry         -> OCIRegistry          mirror: all of an image, by way of the content store
+    OCIRegistry         -> OCIRegistry          mirror: all of an image, which is not kept here
     ReadStream          -> Snapshot             unpack one layer
     Snapshot            -> WriteStream          what a snapshot changes, as a layer
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import cast
+
 from portside.client.closure import is_whole
 from portside.client.leasing import leased
 from portside.client.pull import PullOptions, fetch_tree
@@ -11,6 +14,7 @@ from portside.core.services import Services
 from portside.core.transfer import ImageStore, OCIRegistry
 from portside.engine.transfer.config import TransferConfig
 from portside.engine.transfer.names import store_names
+from portside.engine.transfer.origin import OriginContent
 from portside.engine.transfer.progress import Teller
 from portside.engine.transfer.registries import registry_of
 from portside.errors import InvalidArgument, NotFound
@@ -72,29 +76,27 @@ async def tag(services: Services, source: ImageStore, destination: ImageStore) -
     await store_names(services, destination, image.target)
 
 
-async def mirror(
-    services: Services, source: OCIRegistry, destination: OCIRegistry, config: TransferConfig, tell: Teller
-) -> None:
-    """All of an image, every platform, from one registry to another; nothing of it stays here."""
+async def mirror(source: OCIRegistry, destination: OCIRegistry, config: TransferConfig, tell: Teller) -> None:
+    """All of an image, every platform, from one registry to another; nothing of it is kept here."""
     reference, wanted = Reference.parse(source.reference), Reference.parse(destination.reference)
-    options = PullOptions(all_platforms=True, unpack=False, max_downloads=config.max_concurrent_downloads)
     tell.say(f"Resolving from {source}")
-    async with (
-        registry_of(source, config) as origin,
-        registry_of(destination, config) as registry,
-        leased(services) as held,
-    ):
+    async with registry_of(source, config) as origin, registry_of(destination, config) as registry:
         target = await origin.resolve(reference)
         if wanted.digest not in (None, target.digest):
             raise InvalidArgument(f"mirror {reference} to {wanted}: it is {target.digest}")
-        tell.say(f"Pulling from {source}")
-        tell.say("fetching image content", source.reference, target)
-        await fetch_tree(held, origin, reference, target, options, progress=tell, flights=config.flights)
         tell.say(f"Pushing to {destination}")
         tell.say("pushing content", destination.reference, target)
         await send(
-            held, registry, Image(destination.reference, target), wanted,
+            cast(Services, _OfOrigin(OriginContent(origin, reference, target))), registry,
+            Image(destination.reference, target), wanted,
             max_uploads=config.max_concurrent_uploaded_layers, progress=tell,
         )  # fmt: skip
     tell.say("pushed content", destination.reference, target)
     tell.say(f"Completed push to {destination}", "", target)
+
+
+@dataclass(frozen=True, slots=True)
+class _OfOrigin:
+    """What ``client.push`` needs of services: where it reads from."""
+
+    content: OriginContent

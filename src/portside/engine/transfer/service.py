@@ -68,7 +68,7 @@ class LocalTransfer:
             case ImageStore(), ImageStore():
                 await images.tag(services, source, destination)
             case OCIRegistry(), OCIRegistry():
-                await images.mirror(services, source, destination, config, tell)
+                await images.mirror(source, destination, config, tell)
             case ImageImportStream(), ImageStore():
                 await archives.import_archive(services, source, destination, config, tell)
             case ImageStore(), ImageExportStream():
