@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import leftovers
-from tests.support.containerd import containerd
+from tests.support.containerd import NEWER, containerd
 from tests.support.peers import run, wait_for
 from tests.support.plugins import served
 
@@ -30,11 +30,13 @@ def id() -> str:
     return f"served-{secrets.token_hex(4)}"
 
 
-@pytest.mark.parametrize("snapshotter", ["overlayfs", "native"])
-def test_a_snapshotter(tmp_path: Path, busybox: str, id: str, snapshotter: str) -> None:
+@pytest.mark.parametrize(
+    ("snapshotter", "program"), [("overlayfs", "containerd"), ("native", "containerd"), ("overlayfs", NEWER)]
+)
+def test_a_snapshotter(tmp_path: Path, busybox: str, id: str, snapshotter: str, program: str) -> None:
     with (
         served(tmp_path / "p", "snapshot", "--snapshotter", snapshotter) as ours,
-        containerd(tmp_path / "c", PROXY.format(type="snapshot", address=ours.socket)) as socket,
+        containerd(tmp_path / "c", PROXY.format(type="snapshot", address=ours.socket), program=program) as socket,
     ):
         assert "ours" in ctr(socket, "plugins", "ls", "type==io.containerd.snapshotter.v1").stdout
         ctr(socket, "images", "pull", "--plain-http", "--snapshotter", "ours", busybox)
@@ -68,10 +70,11 @@ def test_a_snapshotter_that_was_gone_comes_back(tmp_path: Path, busybox: str, id
             assert ran == "again\n"
 
 
-def test_a_content_store(tmp_path: Path, busybox: str, id: str) -> None:
+@pytest.mark.parametrize("program", ["containerd", NEWER])
+def test_a_content_store(tmp_path: Path, busybox: str, id: str, program: str) -> None:
     with served(tmp_path / "p", "content") as ours:
         config = PROXY.format(type="content", address=ours.socket)
-        with containerd(tmp_path / "c", config, ("io.containerd.content.v1.content",)) as socket:
+        with containerd(tmp_path / "c", config, ("io.containerd.content.v1.content",), program) as socket:
             ctr(socket, "images", "pull", "--plain-http", busybox)
             blobs = tmp_path / "p/root/blobs/sha256"
             digests = ctr(socket, "content", "ls", "-q").stdout.split()
@@ -85,10 +88,11 @@ def test_a_content_store(tmp_path: Path, busybox: str, id: str) -> None:
 
 
 def test_a_differ(tmp_path: Path, busybox: str, id: str) -> None:
+    """containerd 1.6 knows no differs as proxy plugins."""
     with served(tmp_path / "p", "diff", "--containerd", str(tmp_path / "c/c.sock")) as ours:
         config = PROXY.format(type="diff", address=ours.socket)
         config += '[plugins."io.containerd.service.v1.diff-service"]\n  default = ["ours"]\n'
-        with containerd(tmp_path / "c", config) as socket:
+        with containerd(tmp_path / "c", config, program=NEWER) as socket:
             ctr(socket, "images", "pull", "--plain-http", busybox)
             assert ctr(socket, "run", "--rm", busybox, id, "echo", "unpacked").stdout == "unpacked\n"
             ctr(socket, "run", "-d", busybox, id, "sh", "-c", "echo more >/more; sleep 60")
