@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from portside.core.durations import Seconds
-from portside.core.tables import decode, encode, unknown
+from portside.core.tables import check, decode, encode, unknown
 from portside.errors import InvalidArgument
 
 
@@ -65,6 +65,28 @@ def test_an_integer_is_a_number():
 def test_what_does_not_fit_is_named(table, text):
     with pytest.raises(InvalidArgument, match=text):
         decode(Outer, table, "at")
+
+
+@dataclass(frozen=True)
+class Plain:
+    words: list[str] = field(default_factory=list)
+    table: dict[str, list[int]] = field(default_factory=dict)
+
+
+def test_lists_and_dictionaries():
+    check(Plain)
+    check(Outer)
+    table = {"words": ["a"], "table": {"x": [1]}}
+    assert decode(Plain, table) == Plain(["a"], {"x": [1]}) and encode(decode(Plain, table)) == table
+    with pytest.raises(InvalidArgument, match=r"table\.x\[0\]: want a whole number"):
+        decode(Plain, {"table": {"x": ["a"]}})
+
+
+@pytest.mark.parametrize("hint", [set, tuple[int, str], list[bytes], dict[int, str], Inner | None, Mapping[str, set]])
+def test_what_is_no_setting(hint):
+    kind = make_dataclass("Kind", [("key", hint, field(default=None))])
+    with pytest.raises(TypeError, match=r"Kind\.key: .* is no type for a setting"):
+        check(kind)
 
 
 def test_unknown_keys_are_named_to_the_leaf():

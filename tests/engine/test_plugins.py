@@ -168,12 +168,24 @@ def test_what_cannot_be_loaded_is_a_plugin_that_fails(package):
         "PLUGINS = [Plugin('x.y', 'one', print), Plugin('x.y', 'two', print)]\n",
     )
     package("raises", "f = raises:PLUGIN", "import os\nraise SystemError('on import')\n")
+    package("leaves", "g = leaves:PLUGIN", "import sys\nsys.exit(3)\n")
+    package(
+        "settings",
+        "h = settings:H\ni = settings:I\nj = settings:J",
+        "from dataclasses import dataclass\nfrom portside.core.plugin import Plugin\n"
+        "@dataclass\nclass Needy:\n    word: str\n@dataclass\nclass Odd:\n    word: str | None = None\n"
+        "H, I, J = (Plugin('x.z', name, print, config=kind) for name, kind in zip('hij', (Needy, Odd, 3)))\n",
+    )
     assert failures() == {
         "broken.a": "broken:MISSING: AttributeError: module 'broken' has no attribute 'MISSING'",
         "broken.b": "broken:NUMBER: TypeError: broken:NUMBER is 3, not a Plugin or a list of them",
         "broken.c": "gone:PLUGIN: ModuleNotFoundError: No module named 'gone'",
         "broken.d": "broken:NAMELESS: ValueError: 'x.y.' is no URI for a plugin",
         "raises.f": "raises:PLUGIN: SystemError: on import",
+        "leaves.g": "leaves:PLUGIN: SystemExit: 3",
+        "settings.h": "settings:H: TypeError: Needy.word has no default",
+        "settings.i": "settings:I: TypeError: Odd.word: str | None is no type for a setting",
+        "settings.j": "settings:J: TypeError: 3 is no dataclass",
     }
     assert [plugin.id for plugin in registered() if plugin.type == "x.y"] == ["one", "two"]
 

@@ -72,7 +72,7 @@ class PluginGraph:
                 error, skipped = str(reason) or "not for this machine", True
             except (PortsideError, OSError) as failure:
                 error = str(failure)
-            except Exception as failure:  # whatever somebody else's code raises stays with it
+            except (Exception, SystemExit) as failure:  # whatever somebody else's code raises stays with it
                 error = f"{type(failure).__name__}: {failure}"
                 log.error("plugin %s", plugin.uri, exc_info=failure)
         if skipped:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from portside.core.plugin import Init, Plugin
+from portside.core.tables import check
 from portside.engine.builtin import PLUGINS
 from portside.errors import FailedPrecondition
 
@@ -48,7 +49,7 @@ def _entry_points() -> Iterable[tuple[str, Sequence[Plugin]]]:
         name = f"{package}.{point.name}"
         try:
             yield name, _checked(point.load(), point.value)
-        except Exception as error:  # importing somebody else's code can raise anything
+        except (Exception, SystemExit) as error:  # importing somebody else's code can raise anything
             log.warning("plugin package %s: entry point %s: %s", package, point.name, error)
             yield name, [_failing(name, f"{point.value}: {type(error).__name__}: {error}")]
 
@@ -72,6 +73,8 @@ def _checked(value: Any, where: str) -> Sequence[Plugin]:
     for plugin in plugins:
         if not plugin.id or "/" in plugin.uri or "." not in plugin.type:
             raise ValueError(f"{plugin.uri!r} is no URI for a plugin")
+        if plugin.config is not None:
+            check(plugin.config)
     return plugins
 
 
