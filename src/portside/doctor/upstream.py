@@ -225,16 +225,22 @@ def _stored(root: Path, snapshotter: str) -> dict[str, StoredSnapshot]:
     stored = {}
     with BoltFile(path) as file:
         for name, record in file.root.buckets(SCHEMA, "snapshots"):
-            kind = record.value("kind")
-            if len(kind) != 1 or not 1 <= kind[0] <= 3:
-                raise DataLoss(f"{path}: damaged: snapshot {name} is of kind {kind[:8]!r}")
-            files = path.parent / "snapshots" / str(uvarint(record.value("id"))) / DIRECTORIES[snapshotter]
-            usage = None
-            if record.value("inodes"):
-                usage = Usage(varint(record.value("inodes")), varint(record.value("size")))
-            info = SnapshotInfo(name, record.text("parent"), Kind(kind[0]))
-            stored[name] = StoredSnapshot("", snapshotter, info, files, usage)
+            try:
+                stored[name] = _stored_snapshot(path.parent, snapshotter, name, record)
+            except InvalidArgument as error:
+                raise DataLoss(f"{path}: damaged: snapshot {name}: {error}") from error
     return stored
+
+
+def _stored_snapshot(root: Path, snapshotter: str, name: str, record: Bucket) -> StoredSnapshot:
+    kind = record.value("kind")
+    if len(kind) != 1 or not 1 <= kind[0] <= 3:
+        raise InvalidArgument(f"it is of kind {kind[:8]!r}")
+    files = root / "snapshots" / str(uvarint(record.value("id"))) / DIRECTORIES[snapshotter]
+    usage = None
+    if record.value("inodes"):
+        usage = Usage(varint(record.value("inodes")), varint(record.value("size")))
+    return StoredSnapshot("", snapshotter, SnapshotInfo(name, record.text("parent"), Kind(kind[0])), files, usage)
 
 
 def _times(record: Bucket) -> tuple[int, int]:
