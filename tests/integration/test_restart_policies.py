@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from portside import connect
+from portside.client.run_options import RunOptions
+from portside.errors import PortsideError
+from portside.sdk.task import Task
 from tests.support import leftovers
+from tests.support.containerd import containerd
 from tests.support.peers import Daemon, wait_for
 
 pytestmark = pytest.mark.root
@@ -198,3 +205,29 @@ def test_over_restarts_of_the_daemon(own_daemon: Daemon, busybox: str) -> None:
     for policy in pids:
         portside(daemon, "rm", "-f", f"{policy}-crashed", f"{policy}-stopped")
     leftovers.remove_empty_cgroups(NAMESPACE)
+
+
+async def test_containerd_keeps_to_our_labels(busybox: str, tmp_path: Path) -> None:
+    """What the library writes on a container is what containerd's monitor acts on, and leaves alone once stopped."""
+    more = "[plugins.'io.containerd.internal.v1.restart']\ninterval = '1s'\n"
+    with containerd(tmp_path, more) as socket:
+        async with connect(f"unix://{socket}", namespace=NAMESPACE) as client:
+            await client.pull(busybox)
+            options = RunOptions(restart="always")
+            task = await client.run(busybox, ["sleep", "1000"], options=options, detach=True, keep=True)
+            first = await task.pid()
+            os.kill(first, 9)
+            async with asyncio.timeout(60):
+                while not await _pid(task) or await _pid(task) == first:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            await task.stop(0)
+            assert (await task.inspect())["Labels"][PREFIX + "status"] == "created"
+            await task.remove()
+
+
+async def _pid(task: Task) -> int:
+    """0 while it does not run."""
+    try:
+        return await task.pid()
+    except PortsideError:
+        return 0
