@@ -3,20 +3,28 @@
 import asyncio
 import json
 import os
+import secrets
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from portside.core.anymessage import SPEC, AnyMessage
+from portside.core.containers import Container
 from portside.core.mount import Mount
 from portside.core.mounts import ActiveMount
+from portside.core.tasks import TaskIO
 from portside.engine.engine import EngineConfig, LocalBackend
 from portside.engine.mounting import LoopHandler, mount_at, mount_points, unmount_at
 from portside.engine.mounts import MountKeeper
-from portside.errors import FailedPrecondition, NotFound, PortsideError, Unimplemented
+from portside.errors import AlreadyExists, FailedPrecondition, NotFound, PortsideError, Unimplemented
 from portside.linux import loop
 from tests.contracts.local import LocalBackend as Stores
 from tests.contracts.mounts import TMPFS, below, need_loop, read, write
-from tests.support.peers import need_root
+from tests.support import bundles
+from tests.support.images import BUSYBOX
+from tests.support.peers import SLOWNESS, need_root
 
 
 @pytest.fixture
@@ -190,3 +198,54 @@ async def test_an_engine_keeps_them_and_may_do_without(tmp_path):
     with pytest.raises(Unimplemented):
         _ = backend.bind("default").mounts
     await backend.close()
+
+
+@pytest.fixture
+def box(tmp_path):
+    """A root file system in a file, as ext4."""
+    need_loop()
+    if not BUSYBOX.exists() or shutil.which("mkfs.ext4") is None:
+        pytest.skip("needs busybox-static and mkfs.ext4")
+    root = bundles.make_rootfs(tmp_path / "tree")
+    image = tmp_path / "root.img"
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-d", str(root), str(image)], check=True)
+    return image
+
+
+async def test_a_task_on_a_root_that_must_be_activated(tmp_path, box):
+    """The mounts are made for the task and gone with it; an attempt that fails leaves none."""
+    config = EngineConfig(tmp_path / "root", tmp_path / "state")
+    backend = await LocalBackend.open(config)
+    services = backend.bind("default")
+    try:
+        cgroup = f"/portside-test-{secrets.token_hex(4)}"
+        spec = AnyMessage(SPEC, bundles.dump(bundles.spec("sh", "-c", "echo $(ls / | head -1) > /seen", cgroup=cgroup)))
+        await services.containers.create(Container("one", "io.containerd.runc.v2", spec))
+        mounts = [Mount("loop", str(box)), Mount("format/ext4", "{{ mount 0 }}")]
+        async with asyncio.timeout(40 * SLOWNESS):
+            for _ in range(2):
+                await services.tasks.create("one", mounts, TaskIO())
+                (made,) = await services.mounts.list()
+                assert made.name.startswith("one/") and made.labels == {"containerd.io/gc.bref.container": "one"}
+                with pytest.raises(AlreadyExists):
+                    await services.tasks.create("one", mounts, TaskIO())
+                assert list(await services.mounts.list()) == [made]
+                await services.tasks.start("one")
+                assert (await services.tasks.wait("one")).status == 0
+                await services.tasks.delete("one")
+                assert list(await services.mounts.list()) == []
+            with pytest.raises(PortsideError):
+                await services.tasks.create("one", [*mounts, Mount("nofs", "x")], TaskIO())
+            assert list(await services.mounts.list()) == []
+        await services.containers.delete("one")
+    finally:
+        await backend.close()
+    assert written(box) == "bin\n"
+
+
+def written(image):
+    """What the task wrote to its root."""
+    command = ["debugfs", "-R", "cat /seen", str(image)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -52,6 +52,7 @@ from portside.engine.ownership import RootLock
 from portside.engine.plugins import registered
 from portside.engine.proxies import Proxies
 from portside.engine.restart import RestartMonitor
+from portside.engine.root_mounts import RootMounts
 from portside.engine.runtime_info import RuntimeInformer
 from portside.engine.sandboxes import ShimSandboxes
 from portside.engine.services import LocalServices
@@ -97,12 +98,15 @@ class LocalBackend:
         if graph.all(MOUNT_MANAGER):
             targets = config.state / f"{MOUNT_MANAGER}.sqlite" / "t"
             self._mounts = MountKeeper(self._metadata, str(targets), (str(config.root),), graph.all(MOUNT_HANDLER))
+        roots = RootMounts(self._mounts) if self._mounts is not None else None
         self._sandboxes = ShimSandboxes(str(config.state), str(config.root), self._supervisor, self._exchange.emit)
         self._controllers: dict[str, ControllerOf] = {
             name: self._sandboxes.bind if controller is OURS else controller
             for name, controller in graph.all(SANDBOX_CONTROLLER).items()
         }
-        self._tasks = TaskManager(self._supervisor, self._metadata.containers, config.timeouts.get(SHIM_STATS, 2.0))
+        self._tasks = TaskManager(
+            self._supervisor, self._metadata.containers, config.timeouts.get(SHIM_STATS, 2.0), roots
+        )
         self._collector = Scheduler(self._metadata, graph.all(GC).get("scheduler", Policy()))
         self._defaults: Defaults = graph.all(DEFAULTS).get("engine", Defaults())
         uri = f"{METADATA}.sqlite"

@@ -23,12 +23,13 @@ from portside.core.locks import KeyedLocks
 from portside.core.mount import Mount
 from portside.core.mounts import Activation, ActiveMount, MountHandler
 from portside.core.work import in_thread
-from portside.engine.mount_types import ActivationPlan, plan
+from portside.engine.mount_types import TRANSFORMERS, ActivationPlan, plan
 from portside.engine.mounting import LoopHandler, mount_at, mount_points, naming, unmount_at
 from portside.errors import PortsideError, from_oserror
 from portside.metadata.background import Background
 from portside.metadata.common import new_labels
 from portside.metadata.mounts import Mounts, all_mounts, last_number
+from portside.metadata.schema import MOUNTS
 from portside.metadata.store import Metadata
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,14 @@ class MountKeeper:
     def bind(self, namespace: str, lease: str = "") -> LocalMounts:
         """The mount manager of ``namespace``; what is activated is held by ``lease``, if there is one."""
         return LocalMounts(self, self._metadata.mounts(namespace, lease), namespace)
+
+    def knows(self, mounts: Sequence[Mount]) -> bool:
+        """Whether any of them needs a transformer or a handler; cheap."""
+        return any(mount.type in self._handlers or mount.type.partition("/")[0] in TRANSFORMERS for mount in mounts)
+
+    def names(self, namespace: str, prefix: str) -> list[str]:
+        """Of the activations that begin with ``prefix``; cheap where there are few."""
+        return [name for name in self._metadata.db.state.rows(MOUNTS, (namespace,)) if name.startswith(prefix)]
 
     async def start(self) -> None:
         """Forget what is no longer mounted, take over the rest, and begin to undo what has no record."""

@@ -17,6 +17,7 @@ from portside.core.filters import Adaptor, compile_filters
 from portside.core.labels import check_identifier
 from portside.core.mount import Mount
 from portside.core.tasks import Exit, Metric, Process, ProcessInfo, TaskIO
+from portside.engine.root_mounts import RootMounts
 from portside.errors import FailedPrecondition, InvalidArgument, PortsideError, Unimplemented
 from portside.oci.descriptor import Descriptor
 from portside.supervisor.supervisor import Supervisor
@@ -38,24 +39,28 @@ class TaskManager:
     """Tasks of all namespaces; ``bind`` gives one namespace's service. Owns neither supervisor nor stores."""
 
     def __init__(
-        self, supervisor: Supervisor, containers: Callable[[str], ContainerStore], metrics_timeout: float = 2.0
-    ) -> None:
+        self, supervisor: Supervisor, containers: Callable[[str], ContainerStore], metrics_timeout: float = 2.0,
+        roots: RootMounts | None = None,
+    ) -> None:  # fmt: skip
         """``containers`` gives the records of a namespace; ``metrics_timeout`` is what ``SHIM_STATS`` says."""
+        self._roots = roots
         self._supervisor = supervisor
         self._containers = containers
         self._metrics_timeout = metrics_timeout
 
     def bind(self, namespace: str) -> Tasks:
         """The tasks of ``namespace``."""
-        return Tasks(self._supervisor, self._containers(namespace), namespace, self._metrics_timeout)
+        return Tasks(self._supervisor, self._containers(namespace), namespace, self._metrics_timeout, self._roots)
 
 
 class Tasks:
     """The tasks of one namespace (``core.tasks.TaskService``)."""
 
     def __init__(
-        self, supervisor: Supervisor, containers: ContainerStore, namespace: str, metrics_timeout: float = 2.0
-    ) -> None:
+        self, supervisor: Supervisor, containers: ContainerStore, namespace: str, metrics_timeout: float = 2.0,
+        roots: RootMounts | None = None,
+    ) -> None:  # fmt: skip
+        self._roots = roots
         self._metrics_timeout = metrics_timeout
         self._supervisor = supervisor
         self._containers = containers
@@ -76,6 +81,9 @@ class Tasks:
         if container.spec is None or not container.spec.value:
             raise InvalidArgument(f"create task {container_id}: its container has no spec")
         chosen = options if options is not None and options.value else container.runtime_options
+        activated = ""
+        if self._roots is not None:
+            activated, rootfs = await self._roots.make(self._namespace, container_id, rootfs)
         fields: dict[str, Any] = {
             "rootfs": [
                 {"type": mount.type, "source": mount.source, "target": mount.target, "options": list(mount.options)}
@@ -85,7 +93,12 @@ class Tasks:
         }
         if chosen is not None:
             fields["options"] = _any_fields(chosen)
-        return await self._supervisor.create(self._namespace, container_id, container.spec.value, fields)
+        try:
+            return await self._supervisor.create(self._namespace, container_id, container.spec.value, fields)
+        except BaseException:
+            if self._roots is not None and activated:
+                await self._roots.undo(self._namespace, container_id, activated)
+            raise
 
     async def start(self, container_id: str, exec_id: str = "") -> int:
         """See ``TaskService``; FailedPrecondition unless it was just created."""
@@ -112,7 +125,10 @@ class Tasks:
 
     async def delete(self, container_id: str, exec_id: str = "") -> Exit:
         """See ``TaskService``."""
-        return await self._supervisor.delete(await self._task(container_id), exec_id)
+        ended = await self._supervisor.delete(await self._task(container_id), exec_id)
+        if self._roots is not None and not exec_id:
+            await self._roots.undo(self._namespace, container_id)
+        return ended
 
     async def kill(self, container_id: str, signal: int, exec_id: str = "", all: bool = False) -> None:
         """See ``TaskService``."""
