@@ -103,6 +103,14 @@ def test_everything(file):
     assert load(file(EVERYTHING)).plugins["io.containerd.metadata.v1.sqlite"] == {"content_sharing_policy": "isolated"}
 
 
+def test_tables_under_both_names_are_one(file, tmp_path):
+    bolt, sqlite = "io.containerd.metadata.v1.bolt", "io.containerd.metadata.v1.sqlite"
+    (tmp_path / "other.toml").write_text(f"[plugins.'{bolt}']\na = 2\n[plugins.'{bolt}'.deep]\nx = 1\n")
+    main = file(f"version = 4\nimports = ['other.toml']\n[plugins.'{sqlite}']\na = 1\nb = 1\ndeep = {{y = 1}}\n")
+    assert load(main).plugins == {sqlite: {"a": 2, "b": 1, "deep": {"y": 1, "x": 1}}}
+    assert parse({"plugins": {bolt: {"a": 1}, sqlite: {"b": 2}}}).plugins == {sqlite: {"a": 1, "b": 2}}
+
+
 def test_nothing(file, monkeypatch, tmp_path):
     assert load(file("version = 4"), PLUGINS) == load(file(""), PLUGINS) == DaemonConfig()
     monkeypatch.setattr(configuration, "DEFAULT_FILE", tmp_path / "none")

@@ -15,7 +15,7 @@ from portside.core.durations import Seconds
 from portside.core.plugin import Plugin, canonical
 from portside.core.settings import ImageVerifiers, ProxyPlugin, StreamProcessor
 from portside.core.tables import decode, unknown
-from portside.daemon.config_files import Source, merged, read_all
+from portside.daemon.config_files import Source, merged, overlaid, read_all
 from portside.daemon.config_versions import MOVED, NEWEST
 from portside.errors import InvalidArgument
 
@@ -182,13 +182,13 @@ def load(path: Path | None, plugins: Sequence[Plugin] = ()) -> DaemonConfig:
         except InvalidArgument as error:
             raise InvalidArgument(f"configuration {source.path}: {error}") from error
         warnings += [f"configuration {source.path}: {text}" for text in without_effect(source, plugins)]
-    return replace(parse(merged(source.document for source in sources)), warnings=tuple(warnings))
+    return replace(parse(merged(_named_as_here(source.document) for source in sources)), warnings=tuple(warnings))
 
 
 def parse(document: Mapping[str, Any]) -> DaemonConfig:
     """A document of version 4; unknown keys are left alone, keys of the wrong type are InvalidArgument."""
     main = decode(_Document, document)
-    plugins = {canonical(name): table for name, table in main.plugins.items()}
+    plugins = _named_as_here({"plugins": main.plugins})["plugins"]
     server: dict[str, dict[str, Any]] = {"grpc": {}, "ttrpc": {}, "debug": {}, "metrics": {}}
     for table, key, plugin, name in MOVED:
         if name in main.plugins.get(plugin, {}):
@@ -215,6 +215,14 @@ def parse(document: Mapping[str, Any]) -> DaemonConfig:
         stream_processors=main.stream_processors,
         image_verifiers=decode(ImageVerifiers, plugins.get(VERIFIERS, {}), f"plugins.'{VERIFIERS}'"),
     )
+
+
+def _named_as_here(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``document`` with our names for plugins (``core.plugin.canonical``): a table may stand there under either."""
+    plugins: dict[str, Any] = {}
+    for name, table in document.get("plugins", {}).items():
+        plugins[canonical(name)] = overlaid(plugins.get(canonical(name), {}), table)
+    return {**document, "plugins": plugins}
 
 
 def without_effect(source: Source, plugins: Sequence[Plugin]) -> Iterator[str]:
