@@ -89,22 +89,25 @@ async def set_policy(services: Services, container: Container, policy: RestartPo
 
 
 async def hold(services: Services, container: Container) -> None:
-    """Say that it is stopped on purpose, before it is; nothing for a container without a policy."""
-    if container.labels.get(RESTART_STATUS):
-        await relabel(services, container, {RESTART_STATUS: CREATED, RESTART_STOPPED: "true"})
+    """Say that it is stopped on purpose, before it is; nothing for a container without a policy. NotFound."""
+    current = await services.containers.get(container.id)  # the caller's may be from before its start
+    if current.labels.get(RESTART_STATUS):
+        await relabel(services, current, {RESTART_STATUS: CREATED, RESTART_STOPPED: "true"})
 
 
 async def suspend(services: Services, container: Container) -> Container:
     """Say that somebody is about to start it, so that no monitor does; the record as it is then."""
-    if container.labels.get(RESTART_STATUS):
-        return await relabel(services, container, {RESTART_STATUS: CREATED})
-    return container
+    if not container.labels.get(RESTART_STATUS):
+        return container
+    current = await services.containers.get(container.id)
+    return await relabel(services, current, {RESTART_STATUS: CREATED})
 
 
 async def release(services: Services, container: Container) -> None:
     """Say that somebody has started it: its policy holds, from a count of 0; nothing for one without a policy."""
     if container.labels.get(RESTART_STATUS):
-        await relabel(services, container, {RESTART_STATUS: RUNNING, RESTART_STOPPED: "", RESTART_COUNT: ""})
+        current = await services.containers.get(container.id)
+        await relabel(services, current, {RESTART_STATUS: RUNNING, RESTART_STOPPED: "", RESTART_COUNT: ""})
 
 
 async def relabel(services: Services, container: Container, wanted: Mapping[str, str]) -> Container:
