@@ -42,9 +42,8 @@ from portside.engine.restart import RestartConfig
 from portside.engine.streaming import StreamManager
 from portside.engine.transfer.config import TransferConfig
 from portside.errors import FailedPrecondition
-from portside.metadata.backups import BackupConfig
 from portside.metadata.database import Database
-from portside.metadata.store import Metadata
+from portside.metadata.store import Metadata, MetadataConfig
 from portside.snapshots.directories import DirectoryDriver
 from portside.snapshots.native import NativeDriver
 from portside.snapshots.overlay import OverlayDriver, why_unsupported
@@ -67,9 +66,11 @@ def _overlayfs(init: Init) -> OverlayDriver:
 
 def _metadata(init: Init) -> Metadata:
     exchange: Exchange = init.get(EVENT)
+    config: MetadataConfig = init.settings
+    isolated = config.is_isolated()
     blobs = _the_content_store(init)
     db = Database.open(init.make_root() / "meta.db", _things(init))
-    return Metadata(db, blobs, init.all(SNAPSHOTTER), exchange.emit)
+    return Metadata(db, blobs, init.all(SNAPSHOTTER), exchange.emit, isolated=isolated)
 
 
 def _things(init: Init) -> Iterator[object]:
@@ -117,7 +118,7 @@ PLUGINS = (
     Plugin(EVENT, "exchange", lambda init: Exchange(), config=NoOptions),
     Plugin(
         METADATA, "sqlite", _metadata,
-        requires=(CONTENT, SNAPSHOTTER, EVENT), exports=_root, config=BackupConfig,
+        requires=(CONTENT, SNAPSHOTTER, EVENT), exports=_root, config=MetadataConfig,
     ),
     Plugin(DEFAULTS, "engine", _defaults, after=(SNAPSHOTTER,), exports=_without_empty, config=Defaults),
     Plugin(LEASE, "manager", _present, requires=(METADATA,), config=NoOptions),
@@ -151,3 +152,14 @@ PLUGINS = (
         exports=lambda init: {LOG_DIRECTORY: str(init.root)}, config=NoOptions,
     ),
 )  # fmt: skip
+
+_RENAMED = {"io.containerd.metadata.v1.bolt": "io.containerd.metadata.v1.sqlite"}
+
+
+def with_names_of_ours(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The plugins' tables, with what is said to one of containerd's said to the one that we have for it."""
+    found = dict(tables)
+    for name, ours in _RENAMED.items():
+        if name in tables:
+            found[ours] = {**tables[name], **tables.get(ours, {})}
+    return found

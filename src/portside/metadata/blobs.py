@@ -14,13 +14,14 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import TypeVar
 
 from portside.content.driver import BlobDriver
+from portside.core.labels import SHAREABLE
 from portside.core.locks import KeyedLocks
 from portside.core.work import in_thread
 from portside.errors import NotFound, PortsideError
 from portside.metadata.background import Background
 from portside.metadata.database import Database
 from portside.metadata.records import Scope
-from portside.metadata.schema import CONTENT, INGESTS
+from portside.metadata.schema import CONTENT, INGESTS, NAMESPACES
 from portside.metadata.state import Effect
 from portside.oci.digest import Digest
 
@@ -37,8 +38,8 @@ _SLICE = 1000
 class BlobKeeper:
     """The blob store, with a lock per digest and the list of what may have become garbage on disk."""
 
-    def __init__(self, db: Database, blobs: BlobDriver, background: Background) -> None:
-        self.db, self.blobs, self.background = db, blobs, background
+    def __init__(self, db: Database, blobs: BlobDriver, background: Background, *, isolated: bool = False) -> None:
+        self.db, self.blobs, self.background, self._isolated = db, blobs, background, isolated
         self.open_refs: set[tuple[str, str]] = set()
         """Namespace and ref of every writer that is open now."""
         self._locks: KeyedLocks[Digest] = KeyedLocks()
@@ -58,6 +59,19 @@ class BlobKeeper:
             await asyncio.shield(self._removed)
         async with self._locks.one(digest):
             yield
+
+    def is_given(self, digest: Digest) -> bool:
+        """Whether a namespace may have the blob without writing it, because another one has it.
+
+        Where namespaces are isolated (containerd's ``content_sharing_policy``) only from one whose label
+        ``containerd.io/namespace.shareable`` says so: to know a digest is not to know what it stands for.
+        """
+        state = self.db.state
+        return not self._isolated or any(
+            (state.get(NAMESPACES, (), scope[0]) or {}).get(SHAREABLE) == "true"
+            for scope in state.scopes(CONTENT)
+            if digest in state.rows(CONTENT, scope)
+        )
 
     async def reconcile(self) -> None:
         """Compare disk and records after a start, perhaps after a crash.

@@ -111,7 +111,8 @@ class Content:
     async def writer(self, ref: str, total: int = 0, expected: Digest | None = None) -> ContentWriter:
         """Open or resume the ingest ``ref``; AlreadyExists if ``expected`` is here; Unavailable if it is open.
 
-        Where another namespace has ``expected``, nothing needs to be written: the offset is at the end at once.
+        Where another namespace has ``expected`` and shares it, nothing needs to be written: the offset is at the end
+        at once.
         """
         if not ref or len(ref) > MAX_REF or "\0" in ref:
             raise InvalidArgument(f"ingest {ref[:100]!r}: want a ref of at most {MAX_REF} characters")
@@ -137,7 +138,8 @@ class Content:
 
     async def _opened(self, ref: str, total: int, expected: Digest | None) -> Writer:
         async with self._keeper.locked(expected):
-            here = await in_thread(self._blobs.size, expected) if expected is not None else None
+            is_given = expected is not None and self._keeper.is_given(expected)
+            here = await in_thread(self._blobs.size, expected) if expected is not None and is_given else None
             shared = here if here and total in (0, here) else 0
             record = await self._db.write(lambda tx: self._begin(tx, ref, expected, shared))
         if record is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from portside.content.driver import BlobDriver
@@ -10,6 +11,7 @@ from portside.core.foreign import ForeignSnapshotter
 from portside.core.snapshots import SnapshotDriver
 from portside.errors import InvalidArgument
 from portside.metadata.background import Background
+from portside.metadata.backups import BackupConfig
 from portside.metadata.blobs import BlobKeeper
 from portside.metadata.containers import Containers
 from portside.metadata.content import Content
@@ -24,12 +26,31 @@ from portside.metadata.sandboxes import Sandboxes
 from portside.metadata.snapshots import SnapshotKeeper, Snapshots
 from portside.metadata.troubles import Troubles
 
+SHARING = ("shared", "isolated")
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataConfig(BackupConfig):
+    """The plugin's table."""
+
+    content_sharing_policy: str = "shared"
+    """One of ``SHARING``: whether a namespace gets a blob that another one has without writing it."""
+
+    def is_isolated(self) -> bool:
+        """InvalidArgument for a policy that is none."""
+        if self.content_sharing_policy not in SHARING:
+            raise InvalidArgument(
+                f"content_sharing_policy {self.content_sharing_policy!r}: want one of {', '.join(SHARING)}"
+            )
+        return self.content_sharing_policy == "isolated"
+
 
 class Metadata:
     """Stores over one database, one blob store and the snapshot drivers; none of which it closes.
 
     ``emit(namespace, topic, type_name, fields)`` is called on the event loop for each event, after the change it
-    tells of is on disk and visible. Stores are cheap: make one per call.
+    tells of is on disk and visible. Stores are cheap: make one per call. Where namespaces are ``isolated``, none gets a
+    blob without writing it just because another one has it.
     """
 
     def __init__(
@@ -38,12 +59,14 @@ class Metadata:
         blobs: BlobDriver,
         drivers: Mapping[str, SnapshotDriver | ForeignSnapshotter],
         emit: Callable[[str, str, str, Mapping[str, Any]], None] | None = None,
+        *,
+        isolated: bool = False,
     ) -> None:
         self.db = db
         if emit is not None:
             db.emit = emit
         self._background = Background()
-        self._blobs = BlobKeeper(db, blobs, self._background)
+        self._blobs = BlobKeeper(db, blobs, self._background, isolated=isolated)
         self._snapshotters: dict[str, SnapshotKeeper | ForeignKeeper] = {
             name: ForeignKeeper(db, driver, self._background)
             if isinstance(driver, ForeignSnapshotter)
