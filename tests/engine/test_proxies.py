@@ -10,6 +10,7 @@ import pytest
 
 from portside.core.introspection import PluginStatus
 from portside.core.plugin import DIFFER, SNAPSHOTTER
+from portside.core.sandboxes import READY, Sandbox
 from portside.core.settings import ProxyPlugin
 from portside.core.snapshots import Kind
 from portside.daemon.plugin_host import PluginHost
@@ -25,6 +26,7 @@ from portside.errors import (
 )
 from portside.oci.descriptor import LAYER, Descriptor
 from portside.oci.digest import Digest
+from portside.oci.platform import Platform
 from portside.wire.grpc.server import GrpcServer
 from portside.wire.grpc.service import methods_of
 from portside.wire.pb.containerd.services.diff.v1 import diff_pb2
@@ -45,7 +47,9 @@ def socket():
 
 @pytest.fixture
 def config(tmp_path, socket):
-    proxies = {"peer": ProxyPlugin("snapshot", socket, "", {"root": "/peer", "address": "a lie"}, ("remap-ids",))}
+    proxies = {
+        "peer": ProxyPlugin("snapshot", socket, "linux/arm64", {"root": "/peer", "address": "a lie"}, ("remap-ids",))
+    }
     return EngineConfig(tmp_path / "root", tmp_path / "state", timeouts=IMPATIENT, proxy_plugins=proxies)
 
 
@@ -89,9 +93,8 @@ async def serve(socket, service, implementation):
 async def test_introspection_shows_it_though_nobody_is_there(backend, socket):
     (shown,) = await backend.introspection.plugins(["id==peer"])
     expected = {"root": "/peer", "address": socket}
-    assert shown == replace(
-        PluginStatus(SNAPSHOTTER, "peer", exports=expected, capabilities=("remap-ids",)), platforms=shown.platforms
-    )
+    platforms = (Platform("linux", "arm64"),)
+    assert shown == PluginStatus(SNAPSHOTTER, "peer", (), platforms, expected, ("remap-ids",))
     assert backend.snapshotters()["peer"] == "" and backend.bind("default").is_foreign("peer")
     assert not backend.bind("default").is_foreign()
 
@@ -243,3 +246,26 @@ class TestDiffers:
                 await backend.bind("default").diff.apply(self.LAYER, [])
         finally:
             await backend.close()
+
+
+async def test_a_sandbox_controller(config, socket):
+    """Ours, in another engine."""
+    proxies = {"elsewhere": ProxyPlugin("sandbox", socket)}
+    backend = await LocalBackend.open(replace(config, proxy_plugins=proxies, timeouts={}))
+    controller = backend.bind("default").sandbox_controller("elsewhere")
+    with pytest.raises(Unavailable, match="sandbox controller elsewhere"):
+        await controller.status("pod")
+    with tempfile.TemporaryDirectory(prefix="portside") as place:
+        host = await PluginHost.start("sandbox", socket, root=Path(place, "root"))
+        await controller.create(Sandbox("pod", "io.containerd.runc.v2"))
+        instance = await controller.start("pod")
+        assert (instance.id, instance.pid > 0) == ("pod", True)
+        assert (await controller.status("pod")).state == READY
+        waiting = asyncio.create_task(controller.wait("pod"))
+        await controller.stop("pod", 1)
+        assert (await waiting).exited_ns
+        await controller.shutdown("pod")
+        with pytest.raises(NotFound, match="sandbox controller elsewhere"):
+            await controller.shutdown("pod")
+        await host.stop(5)
+    await backend.close()

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from portside.oci.platform import Platform
+
 CONTAINER_MONITOR = "io.containerd.monitor.container.v1"
 CONTENT = "io.containerd.content.v1"
 DEFAULTS = "io.portside.defaults.v1"
@@ -87,6 +89,8 @@ class Plugin:
     """Types (all of the type come first, one must have come up) or URIs; without them this plugin is not built."""
     exports: Callable[[Init], Mapping[str, str]] = field(default=lambda init: {})
     capabilities: Sequence[str] = ()
+    platforms: Sequence[Platform] = ()
+    """What it is for; empty: this machine's."""
     after: Sequence[str] = ()
     """Types or URIs that come first where they are there."""
     config: Settings | None = None

@@ -3,9 +3,10 @@
     snapshot   a snapshotter: all requests are for it, whatever they call it
     content    a content store, which takes the place of containerd's own (that is to be disabled there)
     diff       a differ, which reads and writes the content of the containerd that it serves
+    sandbox    a sandbox controller, whose sandboxes are our shims
 
-What is asked for has names that are unique already, and collections ask without a namespace: here is one namespace for
-all, and nothing goes that nobody has removed. A root is one plugin's alone.
+What is asked of the first two has names that are unique already, and collections ask without a namespace: here is one
+namespace for all, and nothing goes that nobody has removed. A root is one plugin's alone.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from portside.api.containerd import content, diff, introspection, snapshots, version
-from portside.api.context import NAMESPACE
+from portside.api.containerd import content, diff, introspection, sandboxes, snapshots, version
+from portside.api.context import NAMESPACE, bound
 from portside.content.blobs import BlobStore
 from portside.core.content import ContentStore
 from portside.core.diff import DiffService
 from portside.core.introspection import PluginStatus
-from portside.core.plugin import CONTENT, DIFFER, SNAPSHOTTER
+from portside.core.plugin import CONTENT, DIFFER, SANDBOX_CONTROLLER, SNAPSHOTTER
+from portside.core.sandboxes import SandboxController
 from portside.core.snapshots import SnapshotDriver, Snapshotter
 from portside.engine.diff import LocalDiff
+from portside.engine.engine import EngineConfig, LocalBackend
 from portside.engine.introspection import LocalIntrospection
 from portside.engine.ownership import RootLock
 from portside.errors import FailedPrecondition, InvalidArgument, PortsideError, from_oserror
@@ -46,7 +49,7 @@ log = logging.getLogger(__name__)
 THE_NAMESPACE = "plugin"
 """What there is of a plugin belongs to this one."""
 SOCKET_MODE = 0o600
-_TYPES = {"snapshot": SNAPSHOTTER, "content": CONTENT, "diff": DIFFER}
+_TYPES = {"snapshot": SNAPSHOTTER, "content": CONTENT, "diff": DIFFER, "sandbox": SANDBOX_CONTROLLER}
 
 
 class PluginHost:
@@ -57,13 +60,14 @@ class PluginHost:
         self._lock: RootLock | None = None
         self._metadata: Metadata | None = None
         self._channel: Channel | None = None
+        self._engine: LocalBackend | None = None
         self._reconciling: asyncio.Task[None] | None = None
 
     @classmethod
     async def start(
         cls, type: str, address: str, *, root: Path | None = None, snapshotter: str = "overlayfs", containerd: str = ""
     ) -> PluginHost:
-        """Serve a plugin of ``type`` (``snapshot``, ``content``, ``diff``) on the socket ``address``.
+        """Serve a plugin of ``type`` (``snapshot``, ``content``, ``diff``, ``sandbox``) on the socket ``address``.
 
         ``root`` is its own directory (all but ``diff``), ``snapshotter`` ``overlayfs`` or ``native``, ``containerd``
         the socket whose content a differ works on. InvalidArgument, RootLocked, or what the kernel says.
@@ -93,6 +97,8 @@ class PluginHost:
             await asyncio.gather(self._reconciling, return_exceptions=True)
         if self._channel is not None:
             await self._channel.close()
+        if self._engine is not None:
+            await self._engine.close()
         if self._metadata is not None:
             await self._metadata.close()
             await self._metadata.db.close()
@@ -110,6 +116,8 @@ class PluginHost:
             return self._differ(containerd)
         if root is None:
             raise InvalidArgument(f"a plugin of type {type} needs a root directory")
+        if type == "sandbox":
+            return await self._sandboxes(root)
         self._lock = RootLock(root, "")
         driver = _driver(snapshotter, root) if type == "snapshot" else None
         drivers = {snapshotter: driver} if driver is not None else {}
@@ -128,6 +136,12 @@ class PluginHost:
         general = _Introspection("", status)
         service = _Diff(general, lambda namespace, lease: LocalDiff(RemoteContent(channel, namespace, lease)))
         return [*methods_of(diff.SERVICE, service), *general.methods()], status
+
+    async def _sandboxes(self, root: Path) -> tuple[list[Method], PluginStatus]:
+        self._engine = engine = await LocalBackend.open(EngineConfig(root, root / "state"))
+        status = PluginStatus(SANDBOX_CONTROLLER, "shim", platforms=(host_platform(),))
+        general = _Introspection((await engine.introspection.server()).uuid, status)
+        return [*methods_of(sandboxes.CONTROLLER, _Sandboxes(general, engine)), *general.methods()], status
 
 
 def _driver(name: str, root: Path) -> SnapshotDriver:
@@ -187,6 +201,17 @@ class _Content(content.ContentService):
         answer = await super().delete(request, call)
         await self._metadata.free()
         return answer
+
+
+class _Sandboxes(sandboxes.SandboxControllerService):
+    """All requests are for one controller, in the namespace that they name."""
+
+    def __init__(self, general: _Introspection, engine: LocalBackend) -> None:
+        super().__init__(general)  # type: ignore[arg-type]
+        self._engine = engine
+
+    def _controller(self, name: str, call: Call) -> SandboxController:
+        return bound(self._engine, call).sandbox_controller("shim")
 
 
 class _Diff(diff.DiffService):

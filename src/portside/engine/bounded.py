@@ -15,9 +15,12 @@ from typing import TypeVar
 from portside.core.anymessage import AnyMessage
 from portside.core.diff import DiffService
 from portside.core.mount import Mount
+from portside.core.sandboxes import Sandbox, SandboxController, SandboxExit, SandboxInstance, SandboxStatus
 from portside.core.snapshots import SnapshotInfo, Snapshotter, Usage
+from portside.core.tasks import Metric
 from portside.errors import DeadlineExceeded, PortsideError, Unavailable
 from portside.oci.descriptor import Descriptor
+from portside.oci.platform import Platform
 
 T = TypeVar("T")
 
@@ -139,3 +142,58 @@ class BoundedDiff:
             lower, upper, media_type=media_type, ref=ref, labels=labels, source_date_epoch_ns=source_date_epoch_ns
         )
         return await self._peer.within(self._peer.limits.layer, "compare snapshots", call)
+
+
+class BoundedController:
+    """``core.sandboxes.SandboxController`` that asks another one; waiting for an end takes as long as it takes."""
+
+    def __init__(self, inner: SandboxController, peer: Peer) -> None:
+        self._inner, self._peer = inner, peer
+
+    async def create(
+        self, sandbox: Sandbox, *, rootfs: Sequence[Mount] = (), options: AnyMessage | None = None,
+        netns_path: str = "", annotations: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        """As asked."""
+        call = self._inner.create(
+            sandbox, rootfs=rootfs, options=options, netns_path=netns_path, annotations=annotations
+        )
+        await self._work("create", call)
+
+    async def start(self, id: str) -> SandboxInstance:
+        """As asked."""
+        return await self._work("start", self._inner.start(id))
+
+    async def platform(self, id: str) -> Platform:
+        """As asked."""
+        return await self._quick("platform", self._inner.platform(id))
+
+    async def stop(self, id: str, timeout: float = 0.0) -> None:
+        """As asked; ``timeout`` comes on top."""
+        await self._peer.within(self._peer.limits.work + timeout, "stop", self._inner.stop(id, timeout))
+
+    async def wait(self, id: str) -> SandboxExit:
+        """As asked."""
+        return await self._inner.wait(id)
+
+    async def status(self, id: str, verbose: bool = False) -> SandboxStatus:
+        """As asked."""
+        return await self._quick("status", self._inner.status(id, verbose))
+
+    async def shutdown(self, id: str) -> None:
+        """As asked."""
+        await self._work("shutdown", self._inner.shutdown(id))
+
+    async def metrics(self, id: str) -> Metric:
+        """As asked."""
+        return await self._quick("metrics", self._inner.metrics(id))
+
+    async def update(self, id: str, sandbox: Sandbox, fieldpaths: Sequence[str] = ()) -> None:
+        """As asked."""
+        await self._quick("update", self._inner.update(id, sandbox, fieldpaths))
+
+    async def _quick(self, step: str, call: Awaitable[T]) -> T:
+        return await self._peer.within(self._peer.limits.call, step, call)
+
+    async def _work(self, step: str, call: Awaitable[T]) -> T:
+        return await self._peer.within(self._peer.limits.work, step, call)

@@ -79,7 +79,8 @@ class PluginGraph:
             log.info("plugin %s skipped: %s", plugin.uri, error)
         elif error:
             log.warning("plugin %s failed: %s", plugin.uri, error)
-        status = PluginStatus(plugin.type, plugin.id, tuple(plugin.requires), (host_platform(),), exports)
+        platforms = tuple(plugin.platforms) or (host_platform(),)
+        status = PluginStatus(plugin.type, plugin.id, tuple(plugin.requires), platforms, exports)
         self._status.append(replace(status, capabilities=plugin.capabilities, error=error, skipped=skipped))
 
     def _start(self, plugin: Plugin) -> dict[str, str]:

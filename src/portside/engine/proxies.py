@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from portside.core.diff import DiffService
 from portside.core.foreign import ForeignSnapshotter
-from portside.core.plugin import CONTENT, DIFFER, METADATA, SNAPSHOTTER, Init, Plugin
+from portside.core.plugin import CONTENT, DIFFER, METADATA, SANDBOX_CONTROLLER, SNAPSHOTTER, Init, Plugin
+from portside.core.sandboxes import ControllerOf
 from portside.core.settings import ProxyPlugin
 from portside.core.snapshots import Snapshotter
-from portside.engine.bounded import BoundedDiff, BoundedSnapshotter, Limits, Peer
+from portside.engine.bounded import BoundedController, BoundedDiff, BoundedSnapshotter, Limits, Peer
 from portside.engine.graph import PluginGraph
 from portside.errors import InvalidArgument
+from portside.oci.platform import Platform
 
 if TYPE_CHECKING:
     from portside.content.foreign import ForeignBlobs
@@ -31,7 +33,7 @@ ADDRESS = "address"
 """The export by which a plugin is known to be a proxy, as in containerd."""
 CONTENT_NAMESPACE = "default"
 """Of a foreign content store: there is one for all of ours, whose keys have their namespace in them."""
-_TYPES = {"snapshot": SNAPSHOTTER, "content": CONTENT, "diff": DIFFER}
+_TYPES = {"snapshot": SNAPSHOTTER, "content": CONTENT, "diff": DIFFER, "sandbox": SANDBOX_CONTROLLER}
 
 
 class Proxies:
@@ -58,6 +60,7 @@ class Proxies:
     def _row(self, id: str, proxy: ProxyPlugin) -> Plugin | None:
         kinds: dict[str, Callable[[str, ProxyPlugin, Init], Any]] = {
             SNAPSHOTTER: self._snapshotter, CONTENT: self._content, DIFFER: self._differ,
+            SANDBOX_CONTROLLER: self._sandboxes,
         }  # fmt: skip
         type = _TYPES.get(proxy.type, proxy.type)
         if type not in kinds:
@@ -68,6 +71,7 @@ class Proxies:
             type, id, lambda init: make(id, proxy, init),
             requires=(METADATA,) if type == DIFFER else (),
             exports=lambda init: exports, capabilities=tuple(proxy.capabilities),
+            platforms=_platforms(id, proxy.platform),
         )  # fmt: skip
 
     def _snapshotter(self, id: str, proxy: ProxyPlugin, init: Init) -> ForeignSnapshotter:
@@ -95,6 +99,12 @@ class Proxies:
 
         return lambda namespace: BoundedDiff(RemoteDiff(channel, namespace, ""), peer)
 
+    def _sandboxes(self, id: str, proxy: ProxyPlugin, init: Init) -> ControllerOf:
+        channel, peer = self._channel(id, proxy), self._peer("sandbox controller", id, proxy)
+        from portside.remote.sandboxes import RemoteSandboxController
+
+        return lambda namespace: BoundedController(RemoteSandboxController(channel, namespace, "", id), peer)
+
     def _peer(self, what: str, id: str, proxy: ProxyPlugin) -> Peer:
         return Peer(f"{what} {id} at {proxy.address}", self._limits)
 
@@ -107,3 +117,11 @@ class Proxies:
         if proxy.address not in self._channels:
             self._channels[proxy.address] = Channel(proxy.address)
         return self._channels[proxy.address]
+
+
+def _platforms(id: str, text: str) -> tuple[Platform, ...]:
+    try:
+        return (Platform.parse(text),) if text else ()
+    except InvalidArgument as error:
+        log.warning("proxy plugin %s: %s; taken for one of this machine", id, error)
+        return ()

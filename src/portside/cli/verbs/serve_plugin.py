@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 VERB = Verb(
     "serve-plugin",
-    "snapshot|content|diff",
-    "Serve a snapshotter, content store or differ on a socket of its own, for [proxy_plugins] of containerd.",
+    "snapshot|content|diff|sandbox",
+    "Serve a part of ours on a socket of its own, for [proxy_plugins] of containerd.",
     (
         Option("-a", "--address", value="SOCKET", help="where to serve"),
         Option("--root", value="DIR", help="where it keeps what is given to it; this plugin's alone"),
