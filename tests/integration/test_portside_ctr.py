@@ -76,8 +76,8 @@ def server(request: pytest.FixtureRequest, busybox: str, tmp_path_factory: pytes
 
 def _with_image(address: Path, image: str) -> Server:
     server = Server(address, image)
-    digest = server.ours("images", "pull", "--plain-http", image).stdout
-    assert re.fullmatch(rf"{re.escape(image)}: sha256:[0-9a-f]{{64}}\n", digest)
+    said = server.ours("images", "pull", "--plain-http", image).stdout
+    assert re.fullmatch(r"unpacking linux/\w+ sha256:[0-9a-f]{64}\.\.\.\ndone: [0-9.]+s\t\n", said)
     return server
 
 
@@ -90,9 +90,8 @@ def test_images(server: Server) -> None:
     assert server.image in server.ours("images", "ls", "-q").stdout.split()
     server.same("images", "ls", "-q")
     head, row = (line.split() for line in server.ours("images", "ls").stdout.splitlines())
-    assert head == ["REF", "TYPE", "DIGEST", "SIZE", "LABELS"]
-    theirs = server.theirs("images", "ls").stdout.splitlines()[1].split()
-    assert row[:5] == theirs[:5]  # up to the size and its unit
+    assert head == ["REF", "TYPE", "DIGEST", "SIZE", "PLATFORMS", "LABELS"]
+    assert row == server.theirs("images", "ls").stdout.splitlines()[1].split()
     assert re.search(r"complete \(\d/\d\)", server.ours("images", "check").stdout)
 
 
@@ -108,7 +107,7 @@ def test_image_labels_tags_and_removal(server: Server) -> None:
     server.ours("images", "rm", "--sync", "example.com/copy:v1")
     assert "example.com/copy:v1" not in server.theirs("images", "ls", "-q").stdout
     missing = server.ours("images", "rm", "example.com/copy:v1", check=False)
-    assert (missing.returncode, len(missing.stderr.splitlines())) == (1, 1)
+    assert (missing.returncode, len(missing.stderr.splitlines())) == (0, 1)
 
 
 @with_portside
@@ -269,14 +268,12 @@ def test_a_detached_life(server: Server) -> None:
     assert "PAUSED" in server.theirs("tasks", "ls").stdout
     server.ours("tasks", "resume", D1)
     figures = json.loads(server.ours("tasks", "metrics", "--format", "json", D1).stdout)
-    assert figures["id"] == D1
-    assert figures["pids"] in (0, 1)
-    assert figures["memory_total"] > 0
+    assert figures["pids"]["current"] == 1
     refused = server.ours("containers", "rm", D1, check=False)
     assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
     server.ours("tasks", "kill", "-s", "KILL", D1)
     wait_for(lambda: "STOPPED" in server.theirs("tasks", "ls").stdout, "the task to stop")
-    assert server.ours("tasks", "rm", D1, check=False).returncode == 137
+    assert "137" in server.ours("tasks", "rm", D1).stderr
     server.ours("containers", "rm", D1)
     server.same("containers", "ls", "-q")
     assert D1 not in server.theirs("snapshots", "ls").stdout
@@ -337,7 +334,10 @@ def test_unknown_names_are_one_sentence(server: Server, words: tuple[str, ...]) 
 
 
 @with_portside
-@pytest.mark.parametrize("words", [("fly",), ("tasks", "fly"), ("tasks", "kill"), ("images", "ls", "--fly")])
-def test_usage_errors(server: Server, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [(("fly",), 3), (("tasks", "fly"), 3), (("tasks", "kill"), 1), (("images", "ls", "--fly"), 1)],
+)
+def test_usage_errors(server: Server, words: tuple[str, ...], status: int) -> None:
     result = server.ours(*words, check=False)
-    assert (result.returncode, len(result.stderr.splitlines())) == (125, 1)
+    assert (result.returncode, len(result.stderr.splitlines())) == (status, 1)

@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 from importlib import import_module
 from typing import Any
 
+from portside.client.messages import document
 from portside.core.events import Envelope
 from portside.core.services import Services
+from portside.wire.pool import POOL
 
 _MODULES = ("container", "content", "image", "namespace", "sandbox", "snapshot", "task")
 
@@ -23,9 +25,7 @@ def decode(envelope: Envelope) -> dict[str, Any]:
     """The event's fields, by the names of its message; empty for a kind that we do not know."""
     if envelope.event is None:
         return {}
-    from google.protobuf import json_format, message_factory
-
-    from portside.wire.pool import POOL
+    from google.protobuf import message_factory
 
     for module in _MODULES:
         import_module(f"portside.wire.pb.containerd.events.{module}_pb2")
@@ -33,5 +33,4 @@ def decode(envelope: Envelope) -> dict[str, Any]:
         kind = message_factory.GetMessageClass(POOL.FindMessageTypeByName(envelope.event.type_name))
     except KeyError:
         return {}
-    message = kind.FromString(envelope.event.value)
-    return dict(json_format.MessageToDict(message, preserving_proto_field_name=True))
+    return document(kind.FromString(envelope.event.value))

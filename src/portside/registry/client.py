@@ -85,6 +85,11 @@ class Registry:
         except PortsideError as error:
             raise type(error)(f"{step}: {error}") from error
 
+    async def size_of(self, reference: Reference, digest: Digest) -> int:
+        """The length in bytes of a blob of which no manifest tells it (HEAD); errors as ``resolve``."""
+        step = f"pull {reference}: look for {digest}"
+        return await self._each(step, reference, PULL, lambda each: length_at(each, reference, digest))
+
     async def fetch_document(self, reference: Reference, descriptor: Descriptor) -> bytes:
         """A whole manifest, index or config, its digest verified (DataLoss); at most ``MAX_DOCUMENT`` bytes."""
         if descriptor.size > MAX_DOCUMENT:
@@ -203,6 +208,22 @@ def resolve_at(transport: Transport, reference: Reference) -> Descriptor:
     if reference.digest is not None and found.digest != reference.digest:
         raise DataLoss(f"the registry answers with {found.digest}")
     return found
+
+
+def length_at(transport: Transport, reference: Reference, digest: Digest) -> int:
+    """Ask one endpoint for the length of a blob; DataLoss if its answer has none."""
+    from portside.registry.transport import check, discard
+
+    path = f"/{reference.path}/blobs/{digest}"
+    response = transport.request("HEAD", path, scopes=scope_of(reference.path, "pull"))
+    try:
+        check(response, 200)
+        length = response.headers.get("Content-Length", "")
+    finally:
+        discard(response)
+    if not length.isascii() or not length.isdigit():
+        raise DataLoss(f"the registry does not say how long {digest} is")
+    return int(length)
 
 
 def _media_type(headers: Any) -> str:

@@ -1,22 +1,25 @@
-"""``ctr containers``."""
+"""``ctr containers``, without checkpoints."""
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from portside.cli.ctr.command import QUIET, Session, Values, command, label_text, pairs
-from portside.cli.ctr.making import OPTIONS, make
+from portside.cli.ctr.command import QUIET, Session, command, each, pairs
+from portside.cli.ctr.grammar import Values
+from portside.cli.ctr.making import CONTAINER_OPTIONS, make
+from portside.cli.ctr.text import WIDE, iso_time, label_text, print_json, print_table
 from portside.cli.options import Option
-from portside.cli.table import print_table
-from portside.cli.times import rfc3339
+from portside.core.anymessage import AnyMessage
 from portside.core.containers import Container
+from portside.core.services import Services
 from portside.core.tasks import Status
-from portside.errors import FailedPrecondition, NotFound
+from portside.errors import FailedPrecondition, InvalidArgument, NotFound
 
 
-@command("list", "[FILTER...]", "list containers", QUIET, aliases=("ls",))
+@command("[FILTER...]", QUIET)
 async def list_containers(session: Session, values: Values, words: Sequence[str]) -> None:
     """With image and runtime."""
     containers = await session.services.containers.list(list(words))
@@ -24,68 +27,84 @@ async def list_containers(session: Session, values: Values, words: Sequence[str]
         for container in containers:
             print(container.id)
         return
-    print_table(("CONTAINER", "IMAGE", "RUNTIME"), [(c.id, c.image or "-", c.runtime) for c in containers])
+    rows = (f"{container.id}\t{container.image or '-'}\t{container.runtime}\t" for container in containers)
+    print_table(("CONTAINER\tIMAGE\tRUNTIME\t", *rows), WIDE)
 
 
-_SPEC = Option("--spec", help="only the specification")
-
-
-@command("info", "CONTAINER", "show a container as JSON", _SPEC)
+@command("CONTAINER", Option("--spec", help="only the specification"))
 async def info(session: Session, values: Values, words: Sequence[str]) -> None:
     """Its record, with the specification decoded."""
     container = await session.services.containers.get(words[0])
-    spec = json.loads(container.spec.value) if container.spec else None
-    print(json.dumps(spec if values["spec"] else _document(container, spec), indent=4))
-
-
-def _document(container: Container, spec: Any) -> dict[str, Any]:
-    return {
-        "ID": container.id, "Labels": dict(container.labels), "Image": container.image,
-        "Runtime": {"Name": container.runtime}, "SnapshotKey": container.snapshot_key,
-        "Snapshotter": container.snapshotter, "CreatedAt": rfc3339(container.created_ns),
-        "UpdatedAt": rfc3339(container.updated_ns), "SandboxID": container.sandbox_id, "Spec": spec,
+    spec = _decoded(container)
+    if values["spec"]:
+        print_json(spec)
+        return
+    document = {
+        "ID": container.id, "Labels": dict(container.labels) or None, "Image": container.image,
+        "Runtime": {"Name": container.runtime, "Options": any_document(container.runtime_options)},
+        "SnapshotKey": container.snapshot_key, "Snapshotter": container.snapshotter,
+        "CreatedAt": iso_time(container.created_ns), "UpdatedAt": iso_time(container.updated_ns),
+        "Extensions": {key: any_document(value) for key, value in sorted(container.extensions.items())},
+        "SandboxID": container.sandbox_id,
     }  # fmt: skip
+    print_json(document | ({"Spec": spec} if spec is not None else {"Spec": None}))
 
 
-@command("create", "IMAGE CONTAINER [COMMAND] [ARG...]", "create a container", *OPTIONS)
+def _decoded(container: Container) -> Any:
+    if container.spec is None or not container.spec.value:
+        return None
+    try:
+        return json.loads(container.spec.value)
+    except ValueError as error:
+        raise InvalidArgument(f"container {container.id}: its specification is not JSON: {error}") from error
+
+
+def any_document(message: AnyMessage | None) -> dict[str, str] | None:
+    """As Go's JSON has an Any."""
+    if message is None:
+        return None
+    fields = {"type_url": message.type_url, "value": base64.b64encode(message.value).decode()}
+    return {key: value for key, value in fields.items() if value}
+
+
+@command("IMAGE CONTAINER [COMMAND] [ARG...]", *CONTAINER_OPTIONS, asks_snapshotters=True)
 async def create(session: Session, values: Values, words: Sequence[str]) -> None:
     """Record and snapshot, no task."""
-    await make(session, values, words[0], words[1], words[2:])
+    await make(session, values, words)
 
 
-@command("label", "CONTAINER LABEL...", "set or, with an empty value, clear labels")
+@command("CONTAINER [LABEL...]")
 async def label(session: Session, values: Values, words: Sequence[str]) -> None:
     """Prints what the labels are then."""
     changes = pairs(words[1:])
-    updated = await session.services.containers.update(
-        Container(words[0], "", labels=changes), [f"labels.{key}" for key in changes]
-    )
-    print(label_text(updated.labels))
+    containers = session.services.containers
+    if changes:
+        changed = Container(words[0], "", labels=changes)
+        found = await containers.update(changed, [f"labels.{key}" for key in changes])
+    else:
+        found = await containers.get(words[0])
+    print(label_text(found.labels, ""))
 
 
-_KEEP = Option("--keep-snapshot", help="leave its root file system")
-
-
-@command("delete", "CONTAINER...", "delete containers without a running task", _KEEP, aliases=("del", "remove", "rm"))
-async def delete(session: Session, values: Values, words: Sequence[str]) -> None:
+@command("CONTAINER...", Option("--keep-snapshot", help="leave its root file system"))
+async def delete(session: Session, values: Values, words: Sequence[str]) -> int:
     """With their snapshots."""
-    services = session.services
-    for id in words:
-        container = await services.containers.get(id)
+    return await each(words, lambda id: _delete(session.services, id, bool(values["keep_snapshot"])))
+
+
+async def _delete(services: Services, id: str, keep_snapshot: bool) -> None:
+    container = await services.containers.get(id)
+    try:
+        process = await services.tasks.get(id)
+    except NotFound:
+        pass
+    else:
+        if process.status not in (Status.STOPPED, Status.CREATED):
+            raise FailedPrecondition(f"delete container {id}: its task is {process.status.name.lower()}")
+        await services.tasks.delete(id)
+    if container.snapshot_key and not keep_snapshot:
         try:
-            process = await services.tasks.get(id)
+            await services.snapshotter(container.snapshotter).remove(container.snapshot_key)
         except NotFound:
             pass
-        else:
-            if process.status not in (Status.STOPPED, Status.CREATED):
-                raise FailedPrecondition(f"delete container {id}: its task is {process.status.name.lower()}")
-            await services.tasks.delete(id)
-        await services.containers.delete(id)
-        if container.snapshot_key and not values["keep_snapshot"]:
-            try:
-                await services.snapshotter(container.snapshotter).remove(container.snapshot_key)
-            except NotFound:
-                pass
-
-
-COMMANDS = (list_containers, info, create, label, delete)
+    await services.containers.delete(id)

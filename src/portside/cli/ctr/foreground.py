@@ -1,10 +1,11 @@
-"""A process of a container with our streams, on an event loop: what ``run`` and ``tasks exec`` of ``ctr`` share."""
+"""A process of a container with our streams, on an event loop: what ``run``, ``exec`` and ``attach`` share."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+import stat
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -14,23 +15,57 @@ from portside.client.fifos import Fifos, fifo_directory
 from portside.client.remove import quietly
 from portside.core.services import Services
 from portside.core.tasks import Exit, TaskIO
+from portside.errors import FailedPrecondition
 
 
 async def in_foreground(
-    services: Services, id: str, exec_id: str, terminal: bool, begin: Callable[[TaskIO], Awaitable[object]]
-) -> Exit:
+    services: Services, id: str, exec_id: str, terminal: bool, begin: Callable[[TaskIO], Awaitable[object]],
+    fifo_base: str = "",
+) -> Exit:  # fmt: skip
     """``begin`` creates and starts the process with the streams that it is given; returns when it has ended.
 
-    BrokenPipeError if nobody reads our output any more: as ctr, which SIGPIPE ends, we leave the process running then,
-    and the caller ends it where it is ours to end.
+    The fifos are below ``fifo_base``, by default where ours are. BrokenPipeError if nobody reads our output any more:
+    as ctr, which SIGPIPE ends, we leave the process running then, and the caller ends it where it is ours to end.
     """
-    fifos = Fifos(fifo_directory(), stdin=True, terminal=terminal)
-    outputs, raw = None, None
+    fifos = Fifos(fifo_base or fifo_directory(), stdin=True, terminal=terminal)
+    outputs = None
     try:
         outputs = Outputs(fifos)
         await begin(TaskIO(fifos.stdin, fifos.stdout, fifos.stderr, terminal))
-        raw = Terminal(0) if terminal and os.isatty(0) else None
-        streams = _Streams(services, id, exec_id, fifos.stdin, outputs)
+        return await _follow(services, id, exec_id, fifos.stdin, outputs, terminal)
+    finally:
+        if outputs is not None:
+            outputs.close()
+        fifos.remove()
+
+
+def _check_fifos(id: str, io: TaskIO) -> None:
+    for path in (io.stdin, io.stdout, io.stderr):
+        if path and not (os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)):
+            raise FailedPrecondition(f"task {id}: its stream {path[:200]} is not a fifo that can be attached to")
+
+
+class _Existing:
+    """The fifos that a task has already, as ``Outputs`` wants them."""
+
+    def __init__(self, io: TaskIO) -> None:
+        self.stdin, self.stdout, self.stderr = io.stdin, io.stdout, "" if io.terminal else io.stderr
+
+
+async def attached(services: Services, id: str, io: TaskIO) -> Exit:
+    """Stay with the first process of task ``id``, whose streams are ``io``; FailedPrecondition if they are no fifos."""
+    _check_fifos(id, io)
+    outputs = Outputs(_Existing(io))  # type: ignore[arg-type]
+    try:
+        return await _follow(services, id, "", io.stdin, outputs, io.terminal)
+    finally:
+        outputs.close()
+
+
+async def _follow(services: Services, id: str, exec_id: str, stdin: str, outputs: Outputs, terminal: bool) -> Exit:
+    raw = Terminal(0) if terminal and os.isatty(0) else None
+    try:
+        streams = _Streams(services, id, exec_id, stdin, outputs)
         streams.start(terminal)
         waiting = asyncio.ensure_future(services.tasks.wait(id, exec_id))
         try:
@@ -44,9 +79,6 @@ async def in_foreground(
     finally:
         if raw is not None:
             raw.close()
-        if outputs is not None:
-            outputs.close()
-        fifos.remove()
 
 
 class _Streams:
@@ -65,7 +97,10 @@ class _Streams:
         """Begin to copy. Our input is read by a thread that dies with us: a read of it cannot be taken back."""
         for fd in self._outputs.targets:
             self._loop.add_reader(fd, self._output, fd)
-        threading.Thread(target=self._input, daemon=True).start()
+        if not self._outputs.targets:
+            self._closed.set()
+        if self._stdin:
+            threading.Thread(target=self._input, daemon=True).start()
         for number in FORWARDED:
             self._loop.add_signal_handler(number, self._signal, number)
         if terminal:
@@ -125,3 +160,28 @@ class _Streams:
         task = asyncio.ensure_future(quietly(call))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
+
+
+async def copy_out(outputs: dict[int, int]) -> None:
+    """What comes from each of these fifos to the descriptor beside it, until their writers are gone.
+
+    The caller closes them.
+    """
+    loop = asyncio.get_running_loop()
+    open_now = set(outputs)
+    ended = asyncio.Event()
+
+    def read(fd: int) -> None:
+        data = os.read(fd, CHUNK)
+        if data:
+            os.write(outputs[fd], data)
+            return
+        loop.remove_reader(fd)
+        open_now.discard(fd)
+        if not open_now:
+            ended.set()
+
+    for fd in outputs:
+        loop.add_reader(fd, read, fd)
+    if outputs:
+        await ended.wait()

@@ -1,154 +1,185 @@
-"""``ctr images``."""
+"""``ctr images`` on records and on what is here; registries, archives and mounts have modules of their own."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
-from portside.cli.ctr.command import QUIET, SNAPSHOTTER, Session, Values, command, label_text, pairs, size_text
+from portside.cli.ctr.command import QUIET, Session, command, complain, each, pairs
+from portside.cli.ctr.grammar import Values
+from portside.cli.ctr.image_content import contents, diff_ids, platforms
+from portside.cli.ctr.text import binary_size, label_text, print_table
+from portside.cli.ctr.tree import SNAPSHOTTER
 from portside.cli.options import Option
-from portside.cli.table import print_table
-from portside.client.closure import walk
-from portside.client.images import list_images
-from portside.client.progress import Progress
-from portside.client.pull import PullOptions, pull
-from portside.client.push import push
 from portside.client.store_image import store_image
+from portside.client.unpack import is_unpacked
 from portside.core.images import Image
-from portside.errors import NotFound
-from portside.oci.platform import Platform
+from portside.core.services import Services
+from portside.errors import FailedPrecondition, InvalidArgument, NotFound, PortsideError
+from portside.oci.descriptor import Descriptor
+from portside.oci.digest import Digest, chain_id
+from portside.oci.platform import host_platform
 from portside.oci.reference import Reference
-from portside.registry.client import Registry
-from portside.registry.credentials import DockerCredentials
-from portside.registry.endpoints import RegistryConfig
-
-_REGISTRY = (
-    Option("--plain-http", help="without TLS"),
-    Option("-k", "--skip-verify", help="do not check certificates"),
-    Option("-u", "--user", value="USER[:PASSWORD]", help="credentials"),
-    Option("--hosts-dir", value="DIR", help="directories with hosts.toml"),
-    Option("--platform", value="OS/ARCH", help="which platform"),
-)
 
 
-@asynccontextmanager
-async def _registry(values: Values) -> AsyncIterator[Registry]:
-    user, _, secret = values["user"].partition(":")
-    credentials = (lambda host: (user, secret)) if user else DockerCredentials()
-    registry = Registry(
-        RegistryConfig(
-            plain_http=True if values["plain_http"] else None, skip_verify=values["skip_verify"],
-            credentials=credentials, hosts_dir=values["hosts_dir"] or None,
-        )
-    )  # fmt: skip
-    try:
-        yield registry
-    finally:
-        await registry.close()
-
-
-def _tell(progress: Progress) -> None:
-    if progress.offset == progress.total:
-        print(f"{progress.object}: {progress.stage}", file=sys.stderr)
-
-
-def _platform(values: Values) -> Platform | None:
-    return Platform.parse(values["platform"]) if values["platform"] else None
-
-
-@command("list", "[FILTER...]", "list images", QUIET, aliases=("ls",))
-async def list_all(session: Session, values: Values, words: Sequence[str]) -> None:
-    """With target, size and labels."""
-    rows = await list_images(session.services, list(words))
+@command("[FILTER...]", QUIET)
+async def list_images(session: Session, values: Values, words: Sequence[str]) -> None:
+    """With target, size for this machine, platforms and labels."""
+    services = session.services
+    found = await services.images.list(list(words))
     if values["quiet"]:
-        for row in rows:
-            print(row.name)
+        for image in found:
+            print(image.name)
         return
-    cells = [(row.name, row.media_type, row.digest, size_text(row.size), label_text(row.labels)) for row in rows]
-    print_table(("REF", "TYPE", "DIGEST", "SIZE", "LABELS"), cells)
-
-
-@command("pull", "REF", "fetch an image", *_REGISTRY, SNAPSHOTTER)
-async def pull_image(session: Session, values: Values, words: Sequence[str]) -> None:
-    """Fetch and unpack; progress goes to standard error."""
-    platform = _platform(values)
-    options = PullOptions(platforms=(platform,) if platform else (), snapshotter=values["snapshotter"])
-    async with _registry(values) as registry:
-        image = await pull(session.services, registry, Reference.parse(words[0]), options, progress=_tell)
-    print(f"{image.name}: {image.target.digest}")
-
-
-@command("push", "REMOTE [LOCAL]", "send an image", *_REGISTRY)
-async def push_image(session: Session, values: Values, words: Sequence[str]) -> None:
-    """The image of the same name, or another one."""
-    image = await session.services.images.get(words[-1])
-    async with _registry(values) as registry:
-        sent = await push(
-            session.services, registry, image, Reference.parse(words[0]), platform=_platform(values), progress=_tell
-        )
-    print(f"{words[0]}: {sent.digest}")
-
-
-_FORCE = Option("--force", help="replace the name if it is taken")
-
-
-@command("tag", "SOURCE TARGET...", "give an image more names", _FORCE)
-async def tag(session: Session, values: Values, words: Sequence[str]) -> None:
-    """AlreadyExists without --force."""
-    image = await session.services.images.get(words[0])
-    for name in words[1:]:
-        if values["force"]:
-            await store_image(session.services, name, image.target, image.labels)
-        else:
-            await session.services.images.create(Image(name, image.target, image.labels))
-        print(name)
-
-
-@command("label", "REF LABEL...", "set or, with an empty value, clear labels")
-async def label(session: Session, values: Values, words: Sequence[str]) -> None:
-    """Prints what the labels are then."""
-    changes = pairs(words[1:])
-    image = await session.services.images.get(words[0])
-    changed = Image(image.name, image.target, changes)
-    updated = await session.services.images.update(changed, [f"labels.{key}" for key in changes])
-    print(label_text(updated.labels))
-
-
-_SYNC = Option("--sync", help="return when what it kept alone is gone")
-
-
-@command("delete", "REF...", "delete images", _SYNC, aliases=("del", "remove", "rm"))
-async def delete(session: Session, values: Values, words: Sequence[str]) -> None:
-    """One by one; the last one with ``--sync``."""
-    for index, name in enumerate(words):
-        await session.services.images.delete(name, bool(values["sync"]) and index == len(words) - 1)
-        print(name)
-
-
-@command("check", "[FILTER...]", "check that the content of images is all here", QUIET)
-async def check(session: Session, values: Values, words: Sequence[str]) -> int:
-    """1 if something is missing."""
-    status = 0
     rows = []
-    for image in await session.services.images.list(list(words)):
-        have = missing = 0
-        async for blob in walk(session.services, image.target):
-            try:
-                await session.services.content.info(blob.digest)
-                have += 1
-            except NotFound:
-                missing += 1
-        status = 1 if missing else status
-        state = "incomplete" if missing else "complete"
-        rows.append((image.name, image.target.digest, f"{state} ({have}/{have + missing})"))
-    if values["quiet"]:
-        for row in rows:
-            if row[2].startswith("complete"):
-                print(row[0])
-    else:
-        print_table(("REF", "DIGEST", "STATUS"), rows)
+    for image in found:
+        size, names = 0, set[str]()
+        try:
+            size = (await contents(services, image.target, host_platform())).size
+        except PortsideError as error:
+            complain(f"image {image.name}: its size is not known: {error}")
+        try:
+            names = await platforms(services, image.target)
+        except PortsideError as error:
+            complain(f"image {image.name}: its platforms are not known: {error}")
+        rows.append(
+            f"{image.name}\t{image.target.media_type}\t{image.target.digest}\t{binary_size(size)}\t"
+            f"{','.join(sorted(names)) or '-'}\t{label_text(image.labels)}\t"
+        )
+    print_table(("REF\tTYPE\tDIGEST\tSIZE\tPLATFORMS\tLABELS\t", *rows))
+
+
+@command("[FILTER...]", QUIET, SNAPSHOTTER, asks_snapshotters=True)
+async def check(session: Session, values: Values, words: Sequence[str]) -> int:
+    """1 if an image could not be looked at; one that is not all here is told in its row."""
+    services = session.services
+    status, rows = 0, []
+    for image in await services.images.list(list(words)):
+        try:
+            state, size, complete = await _state(services, image.target)
+        except PortsideError as error:
+            complain(f"image {image.name}: {error}")
+            state, size, complete, status = "error", "-", False, 1
+        unpacked = await _is_unpacked(services, image, values["snapshotter"])
+        if values["quiet"]:
+            if complete and unpacked:
+                print(image.name)
+        else:
+            rows.append(
+                f"{image.name}\t{image.target.media_type}\t{image.target.digest}\t{state}\t{size}\t"
+                f"{'true' if unpacked else 'false'}"
+            )
+    if rows:
+        print_table(("REF\tTYPE\tDIGEST\tSTATUS\tSIZE\tUNPACKED\t", *rows))
     return status
 
 
-COMMANDS = (list_all, pull_image, push_image, tag, label, delete, check)
+async def _state(services: Services, target: Descriptor) -> tuple[str, str, bool]:
+    """How much of an image is here, and whether that is all."""
+    try:
+        required = (await contents(services, target, host_platform())).blobs
+    except NotFound:
+        return "unavailable (0/?)", f"{binary_size(0)}/?", False
+    present = [blob for blob in required if await _is_here(services, blob.digest)]
+    complete = len(present) == len(required)
+    sizes = [binary_size(sum(blob.size for blob in blobs)) for blobs in (present, required)]
+    return f"{'' if complete else 'in'}complete ({len(present)}/{len(required)})", "/".join(sizes), complete
+
+
+async def _is_here(services: Services, digest: Digest) -> bool:
+    try:
+        await services.content.info(digest)
+    except NotFound:
+        return False
+    return True
+
+
+async def _is_unpacked(services: Services, image: Image, snapshotter: str) -> bool:
+    try:
+        found = await diff_ids(services, image.target, host_platform())
+        return await is_unpacked(services, [Digest(each) for each in found], snapshotter)
+    except PortsideError:
+        return False
+
+
+@command("SOURCE TARGET...",
+         Option("--force", help="replace the name if it is taken"),
+         Option("--local", help="without the server's transfer service; always so"),
+         Option("--skip-reference-check", help="any text is a name"))  # fmt: skip
+async def tag(session: Session, values: Values, words: Sequence[str]) -> None:
+    """AlreadyExists without --force."""
+    services = session.services
+    image = await services.images.get(words[0])
+    for name in words[1:]:
+        if not values["skip_reference_check"]:
+            Reference.parse_familiar(name)
+        if values["force"]:
+            await store_image(services, name, image.target, image.labels)
+        else:
+            await services.images.create(Image(name, image.target, image.labels))
+        print(name)
+
+
+@command("REF [LABEL...]", Option("-r", "--replace-all", help="drop the labels that are not named"))
+async def label(session: Session, values: Values, words: Sequence[str]) -> None:
+    """Prints what the labels are then."""
+    changes = pairs(words[1:])
+    images = session.services.images
+    image = await images.get(words[0])
+    if changes:
+        paths = ["labels"] if values["replace_all"] else [f"labels.{key}" for key in changes]
+        image = await images.update(Image(image.name, image.target, changes), paths)
+    print(label_text(image.labels, ""))
+
+
+@command("REF...", Option("--sync", help="return when what it kept alone is gone"))
+async def delete(session: Session, values: Values, words: Sequence[str]) -> int:
+    """One by one; the last one with ``--sync``. One that is not here is told, and fine."""
+
+    async def one(name: str) -> None:
+        try:
+            await session.services.images.delete(name, bool(values["sync"]) and name == words[-1])
+        except NotFound:
+            complain(f"{name}: image not found")
+            return
+        print(name)
+
+    return await each(words, one)
+
+
+@command("", Option("--all", help="all that no container is made of; without it none is removed"))
+async def prune(session: Session, values: Values, words: Sequence[str]) -> int:
+    """What was removed is told on standard error."""
+    if not values["all"]:
+        complain("no images are removed without --all")
+        return 0
+    services = session.services
+    used = {container.image for container in await services.containers.list()}
+    names = [image.name for image in await services.images.list() if image.name not in used]
+
+    async def one(name: str) -> None:
+        try:
+            await services.images.delete(name, name == names[-1])
+        except NotFound:
+            return
+        complain(f"removed image {name}")
+
+    return await each(names, one)
+
+
+@command("REF", SNAPSHOTTER, asks_snapshotters=True)
+async def usage(session: Session, values: Values, words: Sequence[str]) -> None:
+    """Each from the top one down."""
+    services = session.services
+    snapshotter = services.snapshotter(values["snapshotter"])
+    image = await services.images.get(words[0])
+    layers = [Digest(each) for each in await diff_ids(services, image.target, host_platform())]
+    if not layers:
+        raise InvalidArgument(f"image {image.name}: no layers")
+    if not await is_unpacked(services, layers, values["snapshotter"]):
+        raise FailedPrecondition(f"image {image.name}: not unpacked in this snapshotter")
+    key, rows = str(chain_id(layers)), []
+    while key:
+        used = await snapshotter.usage(key)
+        rows.append(f"{key}\t{binary_size(used.size)}\t{used.inodes}\t")
+        key = (await snapshotter.stat(key)).parent
+    print_table(("KEY\tSIZE\tINODES\t", *rows))

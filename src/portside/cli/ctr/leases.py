@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Sequence
 
-from portside.cli.ctr.command import QUIET, Session, Values, command, label_text, pairs
+from portside.cli.ctr.command import QUIET, Session, command, pairs
+from portside.cli.ctr.grammar import Flag, Values, seconds
+from portside.cli.ctr.text import label_text, local_time, print_table
 from portside.cli.options import Option
-from portside.cli.table import print_table
-from portside.cli.times import parse_duration, rfc3339
+from portside.cli.times import rfc3339
 from portside.core.labels import GC_EXPIRE
 
+_DAY = 24 * 3600.0
 
-@command("list", "[FILTER...]", "list leases", QUIET, aliases=("ls",))
+
+@command("[FILTER...]", QUIET)
 async def list_leases(session: Session, values: Values, words: Sequence[str]) -> None:
     """With creation time and labels."""
     leases = await session.services.leases.list(list(words))
@@ -21,33 +24,30 @@ async def list_leases(session: Session, values: Values, words: Sequence[str]) ->
         for lease in leases:
             print(lease.id)
         return
-    rows = [(lease.id, rfc3339(lease.created_ns), label_text(lease.labels)) for lease in leases]
-    print_table(("ID", "CREATED AT", "LABELS"), rows)
+    rows = (f"{lease.id}\t{local_time(lease.created_ns)}\t{label_text(lease.labels)}\t" for lease in leases)
+    print_table(("ID\tCREATED AT\tLABELS\t", *rows))
 
 
-_ID = Option("--id", value="ID", help="instead of a random one")
-_EXPIRES = Option("-x", "--expires", value="DURATION", help="when it ends by itself; 0 is never", default="24h")
-
-
-@command("create", "[LABEL...]", "create a lease", _ID, _EXPIRES)
+@command(
+    "[LABEL...]",
+    Flag("--id", value="ID", help="instead of a random one"),
+    Flag(
+        "--expires", "-x", value="DURATION", default=_DAY, convert=seconds,
+        help="when it ends by itself; 0 is never, the default a day",
+    ),
+)  # fmt: skip
 async def create(session: Session, values: Values, words: Sequence[str]) -> None:
     """Prints its id."""
     labels = pairs(words)
-    if seconds := parse_duration(values["expires"]):
-        labels[GC_EXPIRE] = rfc3339(time.time_ns() + int(seconds * 1e9))
-    lease = await session.services.leases.create(values["id"] or f"{time.time_ns()}-{secrets.token_hex(2)}", labels)
+    if values["expires"] > 0:
+        labels[GC_EXPIRE] = rfc3339(time.time_ns() + int(values["expires"] * 1e9))
+    lease = await session.services.leases.create(values["id"] or f"{time.time_ns()}-{os.urandom(2).hex()}", labels)
     print(lease.id)
 
 
-_SYNC = Option("--sync", help="return when what it held alone is gone")
-
-
-@command("delete", "ID...", "delete leases", _SYNC, aliases=("del", "remove", "rm"))
+@command("ID...", Option("--sync", help="return when what it held alone is gone"))
 async def delete(session: Session, values: Values, words: Sequence[str]) -> None:
     """One by one; the last one with ``--sync``."""
     for index, id in enumerate(words):
         await session.services.leases.delete(id, bool(values["sync"]) and index == len(words) - 1)
         print(id)
-
-
-COMMANDS = (list_leases, create, delete)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from portside.cli.ctr.command import QUIET, Session, Values, command, label_text, pairs
-from portside.cli.table import print_table
+from portside.cli.ctr.command import QUIET, Session, command, each, pairs
+from portside.cli.ctr.grammar import Values
+from portside.cli.ctr.text import label_text, print_table
+from portside.cli.options import Option
+from portside.errors import NotFound
 
 
-@command("list", "", "list namespaces", QUIET, aliases=("ls",))
+@command("", QUIET)
 async def list_namespaces(session: Session, values: Values, words: Sequence[str]) -> None:
     """With their labels."""
     names = await session.backend.namespaces.list()
@@ -16,30 +19,48 @@ async def list_namespaces(session: Session, values: Values, words: Sequence[str]
         for name in names:
             print(name)
         return
-    labels = [await session.backend.namespaces.labels(name) for name in names]
-    rows = [(name, label_text(found) if found else "") for name, found in zip(names, labels, strict=True)]
-    print_table(("NAME", "LABELS"), rows)
+    rows = [f"{name}\t{label_text(await session.backend.namespaces.labels(name), '')}\t" for name in names]
+    print_table(("NAME\tLABELS\t", *rows))
 
 
-@command("create", "NAME [LABEL...]", "create a namespace", aliases=("c",))
+@command("NAME [LABEL...]")
 async def create(session: Session, values: Values, words: Sequence[str]) -> None:
     """With labels ``key=value``."""
     await session.backend.namespaces.create(words[0], pairs(words[1:]))
 
 
-@command("label", "NAME LABEL...", "set or, with an empty value, clear labels")
+@command("NAME [LABEL...]")
 async def label(session: Session, values: Values, words: Sequence[str]) -> None:
     """One by one."""
     for key, value in pairs(words[1:]).items():
         await session.backend.namespaces.set_label(words[0], key, value)
 
 
-@command("remove", "NAME...", "remove empty namespaces", aliases=("rm",))
-async def remove(session: Session, values: Values, words: Sequence[str]) -> None:
+@command("NAME...", Option("-c", "--cgroup", help="its control group, too"))
+async def remove(session: Session, values: Values, words: Sequence[str]) -> int:
     """Those that still have something are refused."""
-    for name in words:
-        await session.backend.namespaces.delete(name)
+
+    async def one(name: str) -> None:
+        try:
+            await session.backend.namespaces.delete(name)
+        except NotFound:
+            pass  # it is as it should be
+        if values["cgroup"]:
+            _remove_cgroup(name)
         print(name)
 
+    return await each(words, one)
 
-COMMANDS = (list_namespaces, create, label, remove)
+
+def _remove_cgroup(name: str) -> None:
+    """The group that containers of the namespace were put under, in every hierarchy; those with groups below stay."""
+    import os
+
+    from portside.core.labels import check_identifier
+
+    check_identifier(name, "namespace")
+    roots = [entry.path for entry in os.scandir("/sys/fs/cgroup") if entry.is_dir(follow_symlinks=False)]
+    for root in ("/sys/fs/cgroup", *roots):
+        path = os.path.join(root, name)
+        if os.path.exists(os.path.join(path, "cgroup.procs")):
+            os.rmdir(path)
