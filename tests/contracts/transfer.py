@@ -26,7 +26,7 @@ from portside.core.transfer import (
     TransferObject,
     UnpackConfiguration,
 )
-from portside.errors import AlreadyExists, InvalidArgument, NotFound, PortsideError, Unimplemented
+from portside.errors import AlreadyExists, InvalidArgument, NotFound, PortsideError, Unauthenticated, Unimplemented
 from portside.oci.platform import host_platform
 from tests.support import images
 
@@ -61,6 +61,8 @@ class TransferContract:
 
     taken: type[PortsideError] = AlreadyExists
     """What is said of a stream's id that is in use."""
+    refused: type[PortsideError] = Unauthenticated
+    """What is said of credentials that a registry does not take."""
     pulls_by_digest = True
     """Whether a prefix that asks for it gives what is pulled a name by its digest, as containerd does since 2.3."""
 
@@ -228,7 +230,7 @@ class TransferContract:
 
         for credentials in (wrong, none, None):
             source = OCIRegistry(closed_image, credentials, default_scheme="http")
-            with pytest.raises(PortsideError) as caught:
+            with pytest.raises(self.refused) as caught:
                 await services.transfer.transfer(source, ImageStore(closed_image))
             assert "secret" not in str(caught.value)
         assert list(await services.images.list()) == []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,7 +15,14 @@ from portside.api.containerd import streaming, transfer
 from portside.api.containerd.methods import containerd_methods
 from portside.core.anymessage import AnyMessage
 from portside.core.settings import ImageVerifiers
-from portside.core.transfer import ImageExportStream, ImageImportStream, ImageStore, OCIRegistry, Progress
+from portside.core.transfer import (
+    ImageExportStream,
+    ImageImportStream,
+    ImageReference,
+    ImageStore,
+    OCIRegistry,
+    Progress,
+)
 from portside.engine.engine import EngineConfig
 from portside.engine.engine import LocalBackend as Engine
 from portside.engine.outside import Outside
@@ -43,6 +51,7 @@ from portside.wire.pb.containerd.types.transfer import importexport_pb2
 from portside.wire.pb.google.protobuf import any_pb2
 from tests.contracts.local import LocalBackend
 from tests.contracts.transfer import at
+from tests.support import images
 from tests.support.peers import need_root
 
 pytestmark = pytest.mark.root
@@ -292,3 +301,83 @@ async def test_a_write_that_fails_ends_an_export(served: Served, busybox: str) -
         await services.transfer.transfer(ImageStore(busybox), ImageExportStream(full))
     await until(lambda: len(served.streams) == 0)
     assert list(await services.leases.list()) == []
+
+
+async def quiet(served: Served) -> None:
+    """Nothing is held, written or open any more."""
+    services = served.engine.bind("default")
+
+    async def is_quiet() -> bool:
+        return not (len(served.streams) or await services.leases.list() or await services.content.list_statuses())
+
+    await until_async(is_quiet)
+
+
+async def test_an_import_that_is_given_up_in_the_middle(served: Served) -> None:
+    """Of a blob that was half there nothing is left, nor a lease."""
+    data = images.tar_layer({"blobs/sha256/" + "0" * 64: os.urandom(1 << 20)})
+    sent = asyncio.Event()
+
+    async def archive() -> AsyncIterator[bytes]:
+        yield data[: 1 << 19]
+        sent.set()
+        await asyncio.Event().wait()
+
+    services = served.remote.bind("default")
+    destination = ImageStore(extra_references=(ImageReference("x", is_prefix=True),))
+    work = asyncio.create_task(services.transfer.transfer(ImageImportStream(archive()), destination))
+    await sent.wait()
+    local = served.engine.bind("default")
+    await until_async(lambda: local.content.list_statuses())
+    assert len(await local.leases.list()) == 2  # that of the import, and that of its stream
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    await quiet(served)
+
+
+async def test_an_export_that_is_given_up_in_the_middle(served: Served, busybox: str) -> None:
+    services = served.remote.bind("default")
+    await services.transfer.transfer(at(busybox), ImageStore(busybox))
+    begun = asyncio.Event()
+
+    async def never(data: bytes) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    work = asyncio.create_task(services.transfer.transfer(ImageStore(busybox), ImageExportStream(never)))
+    await begun.wait()
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    await quiet(served)
+
+
+async def test_a_connection_that_breaks_in_the_middle(served: Served) -> None:
+    """Both sides notice: the client has an error, the server nothing left."""
+    services = served.remote.bind("default")
+    sent = asyncio.Event()
+
+    async def archive() -> AsyncIterator[bytes]:
+        yield images.tar_layer({"blobs/sha256/" + "0" * 64: bytes(1 << 20)})[: 1 << 19]
+        sent.set()
+        await asyncio.Event().wait()
+
+    destination = ImageStore(extra_references=(ImageReference("x", is_prefix=True),))
+    work = asyncio.create_task(services.transfer.transfer(ImageImportStream(archive()), destination))
+    await sent.wait()
+    for connection in list(served.server._connections):
+        connection.close()
+    with pytest.raises(PortsideError):
+        await work
+    await until(lambda: len(served.streams) == 0)
+    local = served.engine.bind("default")
+    await until_async(lambda: _none(local.content.list_statuses()))
+
+
+async def until_async(condition: Callable[[], Awaitable[object]]) -> None:
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+async def _none(found: Awaitable[Sequence[object]]) -> bool:
+    return not await found

@@ -181,6 +181,14 @@ class _Ours(_Each):
             )
         kept = {info.digest async for info in services.content.list()}
         assert set(index) <= kept and len(kept) == 6  # index; two manifests and configurations; one layer
+        copy = f"{host}/test/of-one:1"
+        await services.transfer.transfer(ImageStore("example.org/some:1", platforms=wanted), at(copy))
+        await services.transfer.transfer(at(copy), ImageStore("one"))
+        assert (await services.images.get("one")).target.digest == index[1]
+        await services.images.delete("one")
+        several = ImageStore("example.org/some:1", platforms=(*wanted, Platform("linux", "amd64")))
+        with pytest.raises(NotFound, match="all of it must be here"):
+            await services.transfer.transfer(several, at(copy))
         await services.images.delete("example.org/some:1", sync=True)
         prefix = (ImageReference("import", is_prefix=True, allow_overwrite=True),)
         archive = ImageImportStream(pieces(bytes(written.data)))
@@ -239,6 +247,7 @@ class TestUpstream(_Each):
     """containerd 2.1; where it says Unknown, or nothing, we say what it is."""
 
     taken = Unknown
+    refused = PortsideError
     pulls_by_digest = False
 
     @pytest.fixture
