@@ -171,6 +171,14 @@ def test_a_wrong_value_in_an_import_names_that_file(file, tmp_path):
         ),
         ("[debug]\nlevl = 'x'", "debug.levl: unknown key, no effect"),
         ("[cgroup]\npath = '/x'", "cgroup.path: not supported, no effect"),
+        (
+            "version = 2\n[grpc]\nmax_send_message_size = 5",
+            "max_send_message_size: not supported, no effect: answers are as long as they are",
+        ),
+        (
+            "version = 2\n[plugins.'io.containerd.monitor.v1.cgroups']\nno_promethus = true",
+            "plugins.'io.containerd.monitor.task.v1.cgroups': unknown keys, no effect: no_promethus",
+        ),
         ("[timeouts]\n'io.x' = '1s'", "timeouts.'io.x': unknown key, no effect"),
         ("[proxy_plugins.x]\ntype='diff'\naddress='/a'\nextra=1", "proxy_plugins.x.extra: unknown key, no effect"),
         ("[plugins.'test.v1.checked']\nword='w'\nwrd=1", "plugins.'test.v1.checked': unknown keys, no effect: wrd"),

@@ -190,7 +190,8 @@ def test_a_daemon_obeys_file_and_flags(make_daemon: DaemonFactory, tmp_path: Pat
         'version = 2\ndisabled_plugins = ["io.containerd.snapshotter.v1.native"]\nodd = 1\n'
     )
     daemon = make_daemon(
-        "version = 3\nimports = ['conf.d/*.toml']\nroot = '/nowhere'\noom_score = 7\n"
+        "version = 3\nrequired_plugins = ['io.containerd.monitor.v1.cgroups', 'io.containerd.metadata.v1.bolt',"
+        " 'io.containerd.grpc.v1.tasks', 'io.containerd.server.v1.grpc']\nimports = ['conf.d/*.toml']\nroot = '/nowhere'\noom_score = 7\n"
         f"disabled_plugins = ['io.containerd.grpc.v1.images']\ntemp = '{tmp_path}/t'\n[debug]\nlevel = 'error'\n"
         "[plugins.'io.containerd.gc.v1.scheduler']\npause_treshold = 1\n"
         "[grpc]\ngid = 5\n[proxy_plugins]\n"
@@ -211,6 +212,7 @@ def test_a_required_plugin_that_is_not_there_ends_the_daemon(make_daemon: Daemon
     for uri, reason in (
         ("io.containerd.snapshotter.v1.zfs", "not registered"),
         ("io.containerd.grpc.v1.nothing", "not registered"),
+        ("io.containerd.server.v1.metrics", "no address is configured"),
         ("io.containerd.grpc.v1.tasks", "disabled"),
     ):
         disabled = ["io.containerd.grpc.v1.tasks"]

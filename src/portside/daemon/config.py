@@ -16,7 +16,8 @@ from portside.core.plugin import Plugin, canonical
 from portside.core.settings import ImageVerifiers, ProxyPlugin, StreamProcessor
 from portside.core.tables import decode, unknown
 from portside.daemon.config_files import Source, merged, overlaid, read_all
-from portside.daemon.config_versions import MOVED, NEWEST
+from portside.daemon.config_versions import MOVED, NEWEST, SERVER
+from portside.engine.options import NoOptions
 from portside.errors import InvalidArgument
 
 DEFAULT_FILE = Path("/etc/portside/config.toml")
@@ -133,10 +134,26 @@ class DaemonConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MonitorOptions:
+    """``io.containerd.monitor.task.v1.cgroups``."""
+
+    no_prometheus: bool = False
+    """Whether containers are left out of the metrics."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Debug:
     level: str = "info"
     format: str = "text"
     log_trace_id: bool = False
+
+
+OF_THE_DAEMON: Mapping[str, type[Any]] = {
+    VERIFIERS: ImageVerifiers,
+    "io.containerd.monitor.task.v1.cgroups": MonitorOptions,
+    "io.containerd.tracing.processor.v1.otlp": NoOptions,
+}
+"""Tables that are not those of a plugin's row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +210,7 @@ def parse(document: Mapping[str, Any]) -> DaemonConfig:
     for table, key, plugin, name in MOVED:
         if name in main.plugins.get(plugin, {}):
             server[table][key] = main.plugins[plugin][name]
+    own = {uri: decode(kind, plugins.get(uri, {}), f"plugins.'{uri}'") for uri, kind in OF_THE_DAEMON.items()}
     debug = decode(DebugConfig, server["debug"], "debug")
     return DaemonConfig(
         root=Path(main.root or DEFAULT_ROOT).absolute(),
@@ -213,7 +231,7 @@ def parse(document: Mapping[str, Any]) -> DaemonConfig:
         plugins=plugins,
         proxy_plugins=main.proxy_plugins,
         stream_processors=main.stream_processors,
-        image_verifiers=decode(ImageVerifiers, plugins.get(VERIFIERS, {}), f"plugins.'{VERIFIERS}'"),
+        image_verifiers=own[VERIFIERS],
     )
 
 
@@ -236,7 +254,10 @@ def without_effect(source: Source, plugins: Sequence[Plugin]) -> Iterator[str]:
     for name in source.document.get("timeouts", {}):
         if name not in TIMEOUTS:
             yield f"timeouts.'{name}': unknown key, no effect"
-    known = {plugin.uri: plugin.config for plugin in plugins} | {VERIFIERS: ImageVerifiers}
+    sent = source.document.get("plugins", {}).get(f"{SERVER}grpc", {}).get("max_send_message_size", 0)
+    if sent not in (0, GrpcConfig().max_send_message_size):
+        yield "max_send_message_size: not supported, no effect: answers are as long as they are"
+    known = {**{plugin.uri: plugin.config for plugin in plugins}, **OF_THE_DAEMON}
     absent = []
     for name, table in source.document.get("plugins", {}).items():
         uri = canonical(name)

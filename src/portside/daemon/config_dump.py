@@ -14,7 +14,7 @@ from portside.core.durations import format_duration
 from portside.core.plugin import CONTAINERD_NAMES, Plugin
 from portside.core.tables import encode
 from portside.core.toml import dumps
-from portside.daemon.config import TIMEOUTS, VERIFIERS, DaemonConfig
+from portside.daemon.config import OF_THE_DAEMON, TIMEOUTS, VERIFIERS, DaemonConfig
 from portside.daemon.config_files import Source, overlaid
 from portside.daemon.config_versions import MOVED, NEWEST, written_as
 
@@ -74,6 +74,7 @@ def _document(config: DaemonConfig, plugins: Sequence[Plugin]) -> dict[str, Any]
 
 def _plugins(config: DaemonConfig, plugins: Sequence[Plugin]) -> dict[str, Any]:
     tables: dict[str, Any] = {plugin.uri: encode(plugin.config()) for plugin in plugins if plugin.config is not None}
+    tables |= {uri: encode(kind()) for uri, kind in OF_THE_DAEMON.items()}
     tables[VERIFIERS] = encode(config.image_verifiers)
     tables = overlaid(tables, config.plugins)
     for table, key, plugin, name in MOVED:

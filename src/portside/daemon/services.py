@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from portside.core.introspection import PluginStatus
 from portside.core.plugin import GRPC
+from portside.daemon.server_plugins import METRICS, SERVER, TASK_MONITOR, TRACING
 from portside.oci.platform import host_platform
 from portside.wire.grpc.service import Method
 
@@ -33,4 +34,5 @@ def served(methods: Iterable[Method], disabled: Collection[str]) -> list[Method]
 
 def for_engine(required: Sequence[str]) -> list[str]:
     """Of the ``required`` plugins those that the engine has; the doors have the others."""
-    return [uri for uri in required if not uri.startswith(("io.containerd.grpc.v1.", "io.containerd.server.v1."))]
+    doors = (GRPC, SERVER, METRICS, TASK_MONITOR, TRACING)
+    return [uri for uri in required if uri.rpartition(".")[0] not in doors]
