@@ -191,7 +191,8 @@ def test_a_daemon_obeys_file_and_flags(make_daemon: DaemonFactory, tmp_path: Pat
     )
     daemon = make_daemon(
         "version = 3\nrequired_plugins = ['io.containerd.monitor.v1.cgroups', 'io.containerd.metadata.v1.bolt',"
-        " 'io.containerd.grpc.v1.tasks', 'io.containerd.server.v1.grpc']\nimports = ['conf.d/*.toml']\nroot = '/nowhere'\noom_score = 7\n"
+        " 'io.containerd.grpc.v1.tasks', 'io.containerd.server.v1.grpc']\n"
+        "imports = ['conf.d/*.toml']\nroot = '/nowhere'\noom_score = 7\n"
         f"disabled_plugins = ['io.containerd.grpc.v1.images']\ntemp = '{tmp_path}/t'\n[debug]\nlevel = 'error'\n"
         "[plugins.'io.containerd.gc.v1.scheduler']\npause_treshold = 1\n"
         "[grpc]\ngid = 5\n[proxy_plugins]\n"
