@@ -274,3 +274,12 @@ def test_places_that_are_no_root(tmp_path: Path) -> None:
         result = run(sys.executable, "-m", "portside.cli.main", "doctor", "--root", str(place), check=False)
         assert result.returncode == 2 and "not a root of portside" in result.stderr
     assert list((tmp_path / "x").iterdir()) == [] and (tmp_path / "x").stat().st_mode & 0o777 == 0o755
+
+
+def test_containerds_own_root_is_not_touched(tmp_path: Path) -> None:
+    for name in ("io.containerd.metadata.v1.bolt", "io.containerd.content.v1.content/blobs/sha256"):
+        (tmp_path / "c" / name).mkdir(parents=True)
+    command = [sys.executable, "-m", "portside.cli.main", "doctor", "--root", str(tmp_path / "c"), "--repair"]
+    refused = run(*command, check=False)
+    assert refused.returncode == 2 and "portside migrate --from" in refused.stderr
+    assert len(list((tmp_path / "c").iterdir())) == 2

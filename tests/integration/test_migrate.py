@@ -123,8 +123,9 @@ def test_again_and_refusals(source: Path, daemon: Daemon, tmp_path: Path) -> Non
     assert again["taken"] == {} and again["blobs"] == 0 and again["there"] >= first["taken"]["content"]
 
     daemon.start()
+    assert daemon.process is not None
     busy = migrate(source, daemon.root, check=False)
-    assert busy.returncode == 1 and "owned by another process" in busy.stderr
+    assert busy.returncode == 1 and f"owned by process {daemon.process.pid} (" in busy.stderr
     own = migrate(source, source / "root", check=False)
     assert own.returncode == 1 and "into itself" in own.stderr
     nothing = migrate(tmp_path, tmp_path / "x", check=False)

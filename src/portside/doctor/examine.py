@@ -16,6 +16,7 @@ from portside.doctor.records import Records, read_records
 from portside.doctor.repair import Repair, drivers_of
 from portside.doctor.report import Finding, Progress, Report, ignore
 from portside.doctor.survey import Survey
+from portside.doctor.upstream import METADATA as UPSTREAM
 from portside.doctor.verify import verify_content, verify_layers
 from portside.engine.ownership import RootLock, RootLocked
 from portside.errors import DataLoss, FailedPrecondition, NotFound
@@ -36,6 +37,8 @@ async def examine(
     """
     if not any((root / name).exists() for name in ("lock", f"{CONTENT}.content", f"{METADATA}.sqlite")):
         raise NotFound(f"root {root}: it is not there, or not a root of portside's")
+    if (root / UPSTREAM).exists() and not (root / f"{METADATA}.sqlite").exists():
+        raise FailedPrecondition(f"root {root}: it is containerd's; portside migrate --from {root} takes it over")
     try:
         lock = RootLock(root, "")
     except RootLocked as error:

@@ -15,7 +15,7 @@ from portside.core.plugin import RUNTIME
 from portside.doctor.mounted import mounted
 from portside.doctor.report import Finding, Report
 from portside.linux.cgroups import Cgroup
-from portside.metadata.schema import CONTAINERS
+from portside.metadata.schema import CONTAINERS, SANDBOXES
 from portside.metadata.state import State
 from portside.shim.sockets import connectable
 from portside.supervisor.bundles import GONE, Bundle, Bundles
@@ -33,7 +33,7 @@ def examine(root: Path, state_directory: Path, state: State, report: Report) -> 
     for bundle in _bundles(root, state_directory):
         record = Record.read(bundle.path)
         alive = record is not None and (record.shim_alive() or any(map(record.alive, record.processes)))
-        recorded = state.get(CONTAINERS, (bundle.namespace,), bundle.id) is not None
+        recorded = _is_recorded(state, bundle)
         if alive or recorded:
             wanted.add(bundle.address)
         if alive and not recorded and not bundle.id.startswith(GONE):
@@ -51,6 +51,11 @@ def _bundles(root: Path, state_directory: Path) -> list[Bundle]:
             work = root / TASKS / namespace.name / path.name
             found.append(Bundle(namespace.name, path.name, str(path), str(work)))
     return found
+
+
+def _is_recorded(state: State, bundle: Bundle) -> bool:
+    scope = (bundle.namespace,)
+    return state.get(CONTAINERS, scope, bundle.id) is not None or state.get(SANDBOXES, scope, bundle.id) is not None
 
 
 def _without_container(bundle: Bundle, report: Report) -> None:

@@ -22,7 +22,7 @@ from portside.doctor.owners import Owners
 from portside.doctor.report import Finding, Owner, Report
 from portside.errors import InvalidArgument
 from portside.linux.trees import count_tree
-from portside.metadata.schema import CONTAINERS, INGESTS, SNAPSHOTS
+from portside.metadata.schema import CONTAINERS, INGESTS, SANDBOXES, SNAPSHOTS
 from portside.metadata.schema import CONTENT as CONTENT_TABLE
 from portside.metadata.state import State
 from portside.oci.digest import Digest
@@ -176,6 +176,8 @@ class Survey:
                 name = f"{namespace.name}/{entry.name}"
                 if self._state.get(CONTAINERS, (namespace.name,), entry.name) is not None:
                     self._book(Path(entry.path), Owner("log" if kind == "log" else "container", name))
+                elif self._state.get(SANDBOXES, (namespace.name,), entry.name) is not None:
+                    self._book(Path(entry.path), Owner("sandbox", name))
                 else:
                     self._orphan(f"orphan {kind}", name, "of a container that is gone", Path(entry.path))
 

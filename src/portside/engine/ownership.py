@@ -11,13 +11,15 @@ import os
 from pathlib import Path
 
 from portside.errors import FailedPrecondition
+from portside.metadata.holders import holders
 
 
 class RootLocked(FailedPrecondition):
     """Somebody else owns the root; ``address`` is the socket where it serves (empty if it does not say)."""
 
     def __init__(self, root: Path, address: str) -> None:
-        super().__init__(f"root {root}: owned by another process" + (f", which serves on {address}" if address else ""))
+        owner = ", ".join(holders(root / "lock")) or "another process"
+        super().__init__(f"root {root}: owned by {owner}" + (f", which serves on {address}" if address else ""))
         self.address = address
 
 

@@ -46,7 +46,7 @@ _STEPS = 20_000
 """Instructions of SQLite between two looks at the clock."""
 BACKUP_PAGES = 64
 """Pages that a backup copies between two looks at the queue of writers: about a millisecond."""
-ADVICE = "stop its daemon and run 'portside doctor --repair', which restores a backup or rebuilds it"
+ADVICE = "'portside doctor --repair' restores a backup or rebuilds it"
 
 
 def open_connection(path: Path, things: Iterable[object] = ()) -> tuple[sqlite3.Connection, list[Change]]:
@@ -109,7 +109,8 @@ def check(connection: sqlite3.Connection, path: Path, *, thorough: bool, seconds
     finally:
         connection.set_progress_handler(None, 0)
     if problems != ["ok"]:
-        raise DataLoss(f"open metadata {path}: damaged: {' '.join(' '.join(problems).split())}; {ADVICE}")
+        lines = [line for text in problems for line in text.splitlines() if not line.startswith("***")]
+        raise DataLoss(f"open metadata {path}: damaged: {' '.join(lines[:1] or problems)}; {ADVICE}")
 
 
 def copy_database(connection: sqlite3.Connection, target: Path, between: Callable[[], None]) -> None:
