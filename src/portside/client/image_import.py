@@ -1,5 +1,5 @@
 """Import: an archive of images becomes content and names. OCI image layouts (image-spec, image-layout.md) and what
-``docker save`` writes, old form and new, also as gzip.
+``docker save`` writes, old form and new, also as gzip and zstd.
 
 Everything an archive can make large has a limit (CVE-2023-25153): documents are read up to ``MAX_DOCUMENT``, all else
 goes straight to the content store. Nothing is written to the file system by a name from the archive.
@@ -17,6 +17,7 @@ from typing import Any
 
 from portside.client.closure import MAX_DEPTH, add_labels, child_labels, config_of, is_whole, manifest_of, read_document
 from portside.client.flights import Flights
+from portside.client.inflate import inflated
 from portside.client.leasing import hold, leased
 from portside.client.progress import DONE, SAVING, Progress, ProgressCallback, ignore
 from portside.client.store_image import store_image
@@ -111,7 +112,7 @@ class _Import:
 
     async def read(self, chunks: AsyncIterator[bytes]) -> None:
         """Every member to where it belongs."""
-        events = _events(chunks if self._options.plain else _inflated(chunks))
+        events = _events(chunks if self._options.plain else inflated(chunks))
         count = 0
         async for entry in events:
             if not isinstance(entry, Entry):
@@ -397,25 +398,6 @@ async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[Entry | memoryv
     parser.feed(b"")
     while (event := parser.next_event()) is not None:
         yield event
-
-
-async def _inflated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The archive itself, if it came as gzip."""
-    inflater = None
-    first = True
-    async for chunk in chunks:
-        if first and chunk:
-            first = False
-            if chunk.startswith(b"\x1f\x8b"):
-                import zlib
-
-                inflater = zlib.decompressobj(31)
-        if inflater is None:
-            yield chunk
-            continue
-        while chunk:
-            yield await in_thread(inflater.decompress, chunk, 1 << 20)
-            chunk = inflater.unconsumed_tail
 
 
 async def _deflate(reader: ContentReader, writer: ContentWriter) -> tuple[Digest, int]:
