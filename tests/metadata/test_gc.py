@@ -11,6 +11,8 @@ from portside.core.containers import Container
 from portside.core.content import ContentInfo
 from portside.core.images import Image
 from portside.core.leases import Resource
+from portside.core.mounts import Activation
+from portside.core.sandboxes import Sandbox
 from portside.errors import FailedPrecondition, NotFound
 from portside.metadata.references import expiry
 from portside.oci.descriptor import MANIFEST, Descriptor
@@ -130,7 +132,7 @@ async def test_expiry(backend, services, snapshots):
     await services.leases.create("later", when(3600))
     await services.leases.create("past", when(-1))
     await services.leases.create("garbled", {"containerd.io/gc.expire": "tomorrow"})
-    events = backend.exchange.subscribe(["topic==/images/delete", "topic==/snapshot/remove"])
+    events = backend.exchange.subscribe(['topic=="/images/delete"', 'topic=="/snapshot/remove"'])
     report = await backend.metadata.collect()
     assert await blobs(services) == {later, held}
     assert await keys(snapshots) == {"later"}
@@ -174,6 +176,74 @@ async def test_a_flat_lease_holds_only_what_it_names(backend, services, snapshot
     await backend.metadata.collect()
     assert await blobs(services) == {parent}
     assert await keys(snapshots) == {"key", "base"}
+
+
+async def test_a_flat_lease_holds_an_image_with_its_target_alone(backend, services):
+    layer = await make(services, "layer")
+    manifest = await make(services, "manifest", {REF + "content.l.0": layer})
+    await services.images.create(Image("image", target(manifest), when(-1)))
+    await services.leases.create("flat", {"containerd.io/gc.flat": "true"})
+    await services.leases.add_resource("flat", Resource("images", "image"))
+    await backend.metadata.collect()
+    assert await blobs(services) == {manifest}
+    assert [image.name for image in await services.images.list()] == ["image"]
+
+
+async def test_an_image_that_has_expired_is_held_by_what_refers_to_it(backend, services):
+    blob = await make(services, "blob")
+    await services.images.create(Image("named", target(blob), when(-1)))
+    await services.images.create(Image("not named", target(blob), when(-1)))
+    await make(services, "holder", {**ROOT, REF + "image.base": "named"})
+    await backend.metadata.collect()
+    assert [image.name for image in await services.images.list()] == ["named"]
+    assert blob in await blobs(services)
+
+
+async def test_a_snapshot_is_held_on_the_condition_of_when_it_was_used(backend, services, snapshots):
+    """containerd: gc.cond.snapshot; the holder is an image, and the snapshots tell when they were used."""
+    used = {name: (datetime.now(UTC) - timedelta(hours=hours)).isoformat() for name, hours in (("new", 1), ("old", 3))}
+    for name, moment in used.items():
+        await snapshots.prepare(name, labels={"containerd.io/gc.cond.value-usedat": moment})
+    await snapshots.prepare("untold")
+    blob = await make(services, "blob")
+    condition = "containerd.io/gc.cond.snapshot.native/"
+    labels = {
+        condition + "a": "usedat<2h|new", condition + "b": "usedat<2h|old", condition + "c": "usedat<2h|untold",
+        condition + "d": "usedat<2h", condition + "e": "usedat<soon|new", condition + "f": "size<2h|new",
+    }  # fmt: skip
+    await services.images.create(Image("image", target(blob), labels))
+    report = await backend.metadata.collect()
+    assert await keys(snapshots) == {"new"}
+    assert 3500e9 < report.next_expiry_ns - time.time_ns() < 3601e9  # until then it is less than two hours
+    await services.images.update(Image("image", target(blob), {condition + "a": "usedat<1m,usedat>30m|new"}))
+    await backend.metadata.collect()
+    assert await keys(snapshots) == {"new"}
+    await services.images.delete("image", sync=True)
+    assert await keys(snapshots) == set()
+
+
+async def test_sandboxes_hold_what_their_labels_name_and_mounts_are_held_as_content_is(backend, services, snapshots):
+    await snapshots.prepare("pod")
+    sandboxes, mounts = backend.metadata.sandboxes("ns"), backend.metadata.mounts("ns")
+    await sandboxes.create(Sandbox("pod", "rt", labels={REF + "snapshot.native": "pod"}))
+    released = []
+
+    async def release(numbers):
+        released.extend(numbers)
+        return []
+
+    backend.metadata.release_mounts = release
+    for name, labels in (("held", {BREF + "image": "image"}), ("stray", {})):
+        await mounts.put(Activation(name, labels=labels), len(name))
+    await services.images.create(Image("image", target(Digest.of(b"x"))))
+    report = await backend.metadata.collect()
+    assert await keys(snapshots) == {"pod"}
+    assert report.removed == {"mounts": 1} and released == [len("stray")]
+    assert [info.name for info in mounts.list()] == ["held"]
+    await services.leases.create("lease")
+    await services.leases.add_resource("lease", Resource("mounts", "held"))
+    await services.images.delete("image", sync=True)
+    assert [info.name for info in mounts.list()] == ["held"]
 
 
 async def test_back_references(backend, services, snapshots):

@@ -18,7 +18,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """``type`` is ``content``, ``ingests``, ``images`` or ``snapshots/<snapshotter>``."""
+    """``type`` is ``content``, ``ingests``, ``images``, ``mounts`` or ``snapshots/<snapshotter>``."""
 
     type: str
     id: str

@@ -112,7 +112,7 @@ def _check(resource: Resource) -> None:
     elif kind == "snapshots":
         if not snapshotter:
             raise InvalidArgument(f"lease resource {resource.type!r}: want snapshots/<snapshotter>")
-    elif resource.type not in ("ingests", "images"):
+    elif resource.type not in ("ingests", "images", "mounts"):
         raise Unimplemented(f"lease resource {resource.type[:100]!r}: this type cannot be held")
     if not resource.id or "\0" in resource.id or "\0" in resource.type:
         raise InvalidArgument(f"lease resource {resource.type!r}: it needs an id")
