@@ -14,6 +14,7 @@ from portside.core.sandboxes import READY, Sandbox
 from portside.core.settings import ProxyPlugin
 from portside.core.snapshots import Kind
 from portside.daemon.plugin_host import PluginHost
+from portside.engine import bounded
 from portside.engine.engine import EngineConfig, LocalBackend
 from portside.errors import (
     DeadlineExceeded,
@@ -194,6 +195,20 @@ async def test_what_is_new_is_said_to_exist(snapshots, socket):
         await snapshots.prepare("a")
     with pytest.raises(NotFound, match="does not have it"):
         await snapshots.prepare("a", labels={"containerd.io/snapshot.ref": "chain"})
+    await server.drain(0)
+
+
+async def test_a_list_without_end(backend, snapshots, socket, monkeypatch):
+    class Endless(Silent):
+        async def list(self, request, call):
+            page = snapshots_pb2.ListSnapshotsResponse(info=[snapshots_pb2.Info(name=str(n)) for n in range(100)])
+            while True:
+                yield page
+
+    monkeypatch.setattr(bounded, "MAX_LISTED", 1000)
+    server = await serve(socket, SNAPSHOTS, Endless())
+    with pytest.raises(FailedPrecondition, match="more than 1000 snapshots"):
+        await snapshots.cleanup()
     await server.drain(0)
 
 

@@ -69,7 +69,7 @@ async def pull(
     progress(Progress(str(reference), RESOLVING))
     target = await source.resolve(reference)
     progress(Progress(str(reference), RESOLVED, 0, target.size))
-    await services.verify_image(chosen.name or str(reference), target)
+    await services.verify_image(str(reference), target)
     async with leased(services) as held:
         await fetch_tree(held, source, reference, target, chosen, progress=progress, flights=flights)
         image = await store_image(held, chosen.name or str(reference), target, chosen.labels)

@@ -18,11 +18,14 @@ from portside.core.mount import Mount
 from portside.core.sandboxes import Sandbox, SandboxController, SandboxExit, SandboxInstance, SandboxStatus
 from portside.core.snapshots import SnapshotInfo, Snapshotter, Usage
 from portside.core.tasks import Metric
-from portside.errors import DeadlineExceeded, PortsideError, Unavailable
+from portside.errors import DeadlineExceeded, PortsideError, ResourceExhausted, Unavailable
 from portside.oci.descriptor import Descriptor
 from portside.oci.platform import Platform
 
 T = TypeVar("T")
+
+MAX_LISTED = 1_000_000
+"""Snapshots that one snapshotter may have; nobody's has, and they are read into memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +105,13 @@ class BoundedSnapshotter:
         await self._work("remove", self._inner.remove(key))
 
     async def walk(self, filters: Sequence[str] = ()) -> AsyncIterator[SnapshotInfo]:
-        """As asked; the time is for each message."""
+        """As asked; the time is for each message. ResourceExhausted for a list without end."""
+        count = 0
         async with aclosing(self._inner.walk(filters)) as found:  # type: ignore[type-var]
             while (info := await self._quick("list", anext(found, None))) is not None:
+                count += 1
+                if count > MAX_LISTED:
+                    raise ResourceExhausted(f"{self._peer.what}: list: more than {MAX_LISTED} snapshots")
                 yield info
 
     async def cleanup(self) -> None:

@@ -142,12 +142,13 @@ class ForeignKeeper:
 
     async def collect(self) -> list[str]:
         """Remove what is garbage there; the failures, tried again the next time. Returns after ``PATIENCE``."""
-        if self._collecting is None or self._collecting.done():
+        collecting = self._collecting
+        if collecting is None or collecting.done():
             if not self._dirty:
                 return []
-            self._collecting = self.background.start(self._collect())
-        done, _ = await asyncio.wait([self._collecting], timeout=PATIENCE)
-        return self._collecting.result() if done else [f"snapshotter {self.name}: does not answer; removal goes on"]
+            collecting = self._collecting = self.background.start(self._collect())
+        done, _ = await asyncio.wait([collecting], timeout=PATIENCE)
+        return collecting.result() if done else [f"snapshotter {self.name}: does not answer; removal goes on"]
 
     async def _collect(self) -> list[str]:
         failures: list[str] = []
