@@ -106,15 +106,18 @@ def test_orphans_of_every_kind(daemon: Daemon) -> None:
     bundle = daemon.state / "io.containerd.runtime.v2.task/default/dead"
     (bundle / "rootfs").mkdir(parents=True)
     run("mount", "-t", "tmpfs", "none", str(bundle / "rootfs"))
+    activation = daemon.state / "io.containerd.mount-manager.v1.sqlite/t/99/000"
+    activation.mkdir(parents=True)
+    run("mount", "-t", "tmpfs", "none", str(activation))
     try:
         status, report = doctor(daemon)
-        expected = ["blob", "bundle", "ingest", "log", "mount", "scratch", "snapshot", "snapshot", "work"]
+        expected = ["blob", "bundle", "ingest", "log", "mount", "mount", "scratch", "snapshot", "snapshot", "work"]
         assert status == 1 and kinds(report) == [f"orphan {name}" for name in expected]
         status, report = doctor(daemon, "--repair")
         assert (status, report["findings"], report["failed"]) == (0, [], [])
         assert len(report["repaired"]) == len(expected)
     finally:
-        subprocess.run(["umount", "-q", str(bundle / "rootfs")], check=False)
+        subprocess.run(["umount", "-q", str(bundle / "rootfs"), str(activation)], check=False)
     assert not bundle.exists() and not (root / SNAPSHOTS / "77").exists()
     status, report = doctor(daemon, "--verify")
     assert (status, report["findings"]) == (0, [])

@@ -11,11 +11,11 @@ import os
 import socket
 from pathlib import Path
 
-from portside.core.plugin import RUNTIME
+from portside.core.plugin import MOUNT_MANAGER, RUNTIME
 from portside.doctor.mounted import mounted
 from portside.doctor.report import Finding, Report
 from portside.linux.cgroups import Cgroup
-from portside.metadata.schema import CONTAINERS, SANDBOXES
+from portside.metadata.schema import CONTAINERS, MOUNTS, SANDBOXES
 from portside.metadata.state import State
 from portside.shim.sockets import connectable
 from portside.supervisor.bundles import GONE, Bundle, Bundles
@@ -40,7 +40,20 @@ def examine(root: Path, state_directory: Path, state: State, report: Report) -> 
             _without_container(bundle, report)
         elif not alive and not recorded:
             _dead(bundle, record, points, report)
+    _activations(state_directory, state, points, report)
     _sockets(state_directory, wanted, report)
+
+
+def _activations(state_directory: Path, state: State, points: list[str], report: Report) -> None:
+    """Mounts that the mount manager once made and that no record knows."""
+    known = {str(each.number) for scope in state.scopes(MOUNTS) for each in state.rows(MOUNTS, scope).values()}
+    prefix = f"{state_directory}/{MOUNT_MANAGER}."
+    for point in points:
+        if point.startswith(prefix):
+            number = point.removeprefix(f"{state_directory}/").split("/")[2:3]
+            if number and number[0] not in known:
+                detail = "of an activation that is not recorded"
+                report.findings.append(Finding("orphan mount", f"activation {number[0]}", detail, point))
 
 
 def _bundles(root: Path, state_directory: Path) -> list[Bundle]:
