@@ -66,7 +66,7 @@ def test_verdicts(labels: dict[str, str], state: Process | None, wanted: Verdict
 def test_an_interval_of_nothing() -> None:
     metadata: Any = None
     with pytest.raises(InvalidArgument, match="interval"):
-        RestartMonitor(metadata, metadata, RestartConfig(interval=0))
+        RestartMonitor(metadata, metadata, RestartConfig(interval=-1.0))
 
 
 async def test_labels_on_a_record(tmp_path: Any) -> None:

@@ -42,6 +42,7 @@ class Debug:
     def __init__(self, server: GrpcServer, backend: LocalBackend) -> None:
         self._server, self._backend = server, backend
         self._since = time.time()
+        self._dumping: asyncio.Task[None] | None = None
 
     def pages(self) -> dict[str, Page]:
         """By path."""
@@ -85,18 +86,17 @@ class Debug:
 
     def listen_to_signal(self, number: int = signal.SIGUSR1, file: TextIO = sys.stderr) -> None:
         """Dump to the log on ``number``; thread stacks go to ``file`` even while the loop is stuck."""
-        asyncio.get_running_loop().add_signal_handler(number, self.dump)
+        asyncio.get_running_loop().add_signal_handler(number, self._dump_soon)
         # In C, before the loop's own handler: it needs neither the loop nor the interpreter's lock.
         faulthandler.register(number, file=file, all_threads=True, chain=True)
 
-    def ignore_signal(self, number: int = signal.SIGUSR1) -> None:
-        """Undo ``listen_to_signal``."""
-        faulthandler.unregister(number)
-        asyncio.get_running_loop().remove_signal_handler(number)
+    def _dump_soon(self) -> None:
+        if self._dumping is None or self._dumping.done():
+            self._dumping = asyncio.get_running_loop().create_task(self.dump(), name="dump")
 
-    def dump(self) -> None:
+    async def dump(self) -> None:
         """Everything to the log, a paragraph each."""
-        log.info("dump begins: %s", json.dumps(self.variables(), default=str))
+        log.info("dump begins: %s", json.dumps(await self.variables(), default=str))
         for paragraph in tasks_text().split("\n\n"):
             log.info("tasks: %s", paragraph)
         log.info("dump ends")

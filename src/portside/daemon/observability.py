@@ -40,8 +40,6 @@ class Observability:
         self._servers: list[HttpServer] = []
         self._debug: Debug | None = None
         self._scrapes: dict[bool, asyncio.Task[Answer]] = {}
-        self.metrics_addresses: list[tuple[str, int]] = []
-        """Where metrics are served over TCP."""
 
     def wrap(self, methods: Iterable[Method]) -> list[Method]:
         """The methods that the server is to serve."""
@@ -60,7 +58,8 @@ class Observability:
             if path := _path(address):
                 await http.listen_unix(path)
             else:
-                self.metrics_addresses = await http.listen_tcp(*parse_tcp(address))
+                for host, port in await http.listen_tcp(*parse_tcp(address)):
+                    log.info("metrics on %s port %d", host, port)
         self._debug = Debug(server, self._backend)
         debug = self._config.debug
         if debug.address:

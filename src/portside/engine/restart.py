@@ -65,7 +65,7 @@ class RestartConfig:
     """The table of the plugin."""
 
     interval: Seconds = 10.0
-    """After how many seconds what is left alone is looked at again."""
+    """After how many seconds what is left alone is looked at again; 0 is 10, as containerd has it."""
 
 
 class Verdict(Enum):
@@ -108,8 +108,8 @@ class RestartMonitor:
     def __init__(
         self, metadata: Metadata, bind: Callable[[str], Services], config: RestartConfig | None = None
     ) -> None:
-        self._interval = (config or RestartConfig()).interval
-        if self._interval <= 0:
+        self._interval = (config or RestartConfig()).interval or RestartConfig().interval
+        if self._interval < 0:
             raise InvalidArgument(f"restart monitor: interval {self._interval:g}: want a time above 0")
         self._metadata, self._bind = metadata, bind
         self._keepers: dict[_Key, tuple[_Keeper, asyncio.Task[None]]] = {}

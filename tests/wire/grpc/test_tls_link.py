@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -208,6 +209,36 @@ async def test_records_in_pieces(serve: Serve, authority: Authority, size: int) 
     port = relaying.sockets[0].getsockname()[1]
     assert await ask(authority, port, "client", b"x" * 3000) == b"x" * 3000
     relaying.close()
+
+
+async def test_resuming_is_not_offered(serve: Serve, authority: Authority) -> None:
+    served = await serve()
+    context = ssl.create_default_context(cafile=str(authority.directory / "ca.crt"))
+    context.load_cert_chain(authority.directory / "client.crt", authority.directory / "client.key")
+    _, writer = await asyncio.open_connection("127.0.0.1", served.port, ssl=context)
+    session = writer.get_extra_info("ssl_object").session
+    assert session is None or not session.has_ticket
+    writer.close()
+
+
+async def test_strangers_do_not_keep_out_the_users_of_the_machine(
+    serve: Serve, authority: Authority, tmp_path: Path
+) -> None:
+    served = await serve(limits=ServerLimits(max_connections=4))
+    await served.server.listen_unix(tmp_path / "socket")
+    held = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(2)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    async with asyncio.timeout(20):
+        assert await reader.read() == b""  # closed at once
+    async with grpc.aio.insecure_channel(f"unix:{tmp_path}/socket") as opened:
+        assert await opened.unary_unary(ECHO)(b"here", timeout=20) == b"here"
+    writer.close()
+    for _, other in held:
+        other.close()
+    async with asyncio.timeout(20):
+        while served.server.statistics()["connections"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert await ask(authority, served.port, "client") == b"hello"
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")

@@ -43,7 +43,7 @@ class ServerLimits:
         self.max_assembling = max_assembling
         """Of all incomplete messages of one connection; the call that exceeds it is ResourceExhausted."""
         self.max_connections = max_connections
-        """At a time; what comes more is closed at once."""
+        """At a time, and half as many over TCP; what comes more is closed at once."""
         self.max_backlog = max_backlog
         """Written for a connection and not taken by its socket; beyond it nothing more is read from the client."""
         self.max_unsent = max_unsent

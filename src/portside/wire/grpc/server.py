@@ -47,6 +47,7 @@ class GrpcServer:
         self.tasks: set[asyncio.Task[None]] = set()
         """Of handlers that run; owned here so that none is lost."""
         self._connections: set[Connection] = set()
+        self._remote = 0  # of them not on unix sockets
         self._listeners: dict[socket.socket, tuple[str, int, int] | None] = {}
         self._tls: dict[socket.socket, ssl.SSLContext] = {}
         self._resume: dict[socket.socket, asyncio.TimerHandle] = {}
@@ -103,10 +104,14 @@ class GrpcServer:
                     _PAUSE_WITHOUT_DESCRIPTORS, loop.add_reader, listener.fileno(), self._accept, listener
                 )
                 return
-            if len(self._connections) >= self.limits.max_connections:
+            remote = sock.family != socket.AF_UNIX
+            # Strangers on the network must not keep out the users of this machine.
+            room = self.limits.max_connections // 2 - self._remote if remote else 1
+            if len(self._connections) >= self.limits.max_connections or room < 1:
                 sock.close()
                 continue
-            if sock.family != socket.AF_UNIX:
+            if remote:
+                self._remote += 1
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             connection = Connection(self, sock, self._tls.get(listener))
@@ -115,7 +120,9 @@ class GrpcServer:
 
     def forget(self, connection: Connection) -> None:
         """For connections: this one is over."""
-        self._connections.discard(connection)
+        if connection in self._connections:
+            self._connections.discard(connection)
+            self._remote -= connection.socket.family != socket.AF_UNIX
         if not self._connections and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
 

@@ -36,6 +36,9 @@ def server_context(cert: str, key: str, ca: str = "") -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols([ALPN])
+    # Every connection shows its certificate: a ticket would be good for longer than that may be.
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
     try:
         context.load_cert_chain(cert, key or None)
     except (OSError, ssl.SSLError) as error:
