@@ -13,8 +13,10 @@ import pytest
 
 from portside.api.containerd.methods import containerd_methods
 from portside.core.anymessage import SPEC, AnyMessage
+from portside.core.containers import Container
 from portside.core.mount import Mount
 from portside.core.sandboxes import NOT_READY, READY, Sandbox
+from portside.core.tasks import TaskIO
 from portside.engine.engine import EngineConfig, LocalBackend
 from portside.errors import (
     AlreadyExists,
@@ -308,3 +310,114 @@ async def test_its_tasks_end_with_it(controller, tmp_path, obedient):
     assert (await controller.status("pod")).state == NOT_READY  # A task's Shutdown does not end a sandbox.
     await task.close()
     await controller.shutdown("pod")
+
+
+@pytest.fixture
+def container(tmp_path):
+    """Makes a container's record in the sandbox, and gives the mounts of its root."""
+    if not BUSYBOX.exists():
+        pytest.skip("needs busybox-static")
+    rootfs = bundles.make_rootfs(tmp_path / "root")
+    cgroup = f"/portside-test-{secrets.token_hex(4)}"
+
+    async def make(services, id, script):
+        document = bundles.spec("sh", "-c", script, cgroup=f"{cgroup}-{id}")
+        spec = AnyMessage(SPEC, bundles.dump(document))
+        await services.containers.create(Container(id, "io.containerd.runc.v2", spec, sandbox_id="pod"))
+        return [Mount("bind", str(rootfs), options=("rbind",))]
+
+    return make
+
+
+def shim_of(config, id):
+    record = config.state / "io.containerd.runtime.v2.task/default" / id / "state.json"
+    return json.loads(record.read_text())["shim"]["pid"]
+
+
+def task_bundles(config):
+    return [path for path in (config.state / "io.containerd.runtime.v2.task").glob("*/*") if path.name[0] != "."]
+
+
+SLEEP = "trap 'exit 3' TERM; while :; do sleep 0.02; done"
+
+
+async def test_tasks_of_its_containers_are_in_its_shim(config, container):
+    """They come and go, it stays; without a sandbox of that name a container has a shim of its own."""
+    async with asyncio.timeout(2 * DEADLINE), opened(config) as backend:
+        services = backend.bind("default")
+        controller = services.sandbox_controller("shim")
+        mounts = await container(services, "one", "exit 3")
+        await services.tasks.create("one", mounts, TaskIO())
+        alone = shim_of(config, "one")
+        await services.tasks.start("one")
+        assert (await services.tasks.wait("one")).status == 3
+        await services.tasks.delete("one")
+        await controller.create(POD)
+        pid = (await controller.start("pod")).pid
+        await container(services, "two", "exit 4")
+        for _ in range(2):
+            for id, status in (("one", 3), ("two", 4)):
+                await services.tasks.create(id, mounts, TaskIO())
+                with pytest.raises(AlreadyExists):
+                    await services.tasks.create(id, mounts, TaskIO())
+                assert shim_of(config, id) == pid != alone
+                await services.tasks.start(id)
+                assert (await services.tasks.wait(id)).status == status
+            assert (await controller.status("pod", verbose=True)).info["tasks"] == "one,two"
+            for id in ("one", "two"):
+                await services.tasks.delete(id)
+        with pytest.raises(PortsideError):
+            await services.tasks.create("one", [Mount("nofs", "x")], TaskIO())
+        async with asyncio.timeout(DEADLINE):
+            while task_bundles(config):  # noqa: ASYNC110 - removed in the background
+                await asyncio.sleep(0.01)
+        assert (await controller.status("pod")).state == READY
+        await controller.shutdown("pod")
+        assert left(config) == []
+
+
+async def test_its_tasks_are_found_again(config, container):
+    async with asyncio.timeout(2 * DEADLINE), opened(config) as first:
+        services = first.bind("default")
+        controller = services.sandbox_controller("shim")
+        await controller.create(POD)
+        await controller.start("pod")
+        mounts = await container(services, "one", SLEEP)
+        await services.tasks.create("one", mounts, TaskIO())
+        await services.tasks.start("one")
+        await first.close()
+        async with opened(config) as second:
+            services = second.bind("default")
+            controller = services.sandbox_controller("shim")
+            assert [process.container_id for process in await services.tasks.list()] == ["one"]
+            await services.tasks.kill("one", 9)
+            assert (await services.tasks.wait("one")).status == 137
+            await services.tasks.delete("one")
+            await container(services, "two", SLEEP)
+            await services.tasks.create("two", mounts, TaskIO())
+            await services.tasks.start("two")
+            await controller.stop("pod", 10)
+            assert (await services.tasks.wait("two")).status == 3
+            await services.tasks.delete("two")
+            await controller.shutdown("pod")
+            assert left(config) == []
+
+
+async def test_its_tasks_end_when_its_shim_dies(config, container):
+    async with asyncio.timeout(2 * DEADLINE), opened(config) as backend:
+        services = backend.bind("default")
+        controller = services.sandbox_controller("shim")
+        await controller.create(POD)
+        pid = (await controller.start("pod")).pid
+        mounts = await container(services, "one", SLEEP)
+        await services.tasks.create("one", mounts, TaskIO())
+        init = await services.tasks.start("one")
+        waiting = asyncio.ensure_future(services.tasks.wait("one"))
+        await asyncio.sleep(0)
+        os.kill(pid, signal.SIGKILL)
+        assert (await waiting).status == 137
+        assert not start_time(init)
+        assert (await controller.wait("pod")).status == 137
+        await services.tasks.delete("one")
+        await controller.shutdown("pod")
+        assert left(config) == []

@@ -105,7 +105,11 @@ class LocalBackend:
             for name, controller in graph.all(SANDBOX_CONTROLLER).items()
         }
         self._tasks = TaskManager(
-            self._supervisor, self._metadata.containers, config.timeouts.get(SHIM_STATS, 2.0), roots
+            self._supervisor,
+            self._metadata.containers,
+            config.timeouts.get(SHIM_STATS, 2.0),
+            roots,
+            self._sandboxes.find,
         )
         self._collector = Scheduler(self._metadata, graph.all(GC).get("scheduler", Policy()))
         self._defaults: Defaults = graph.all(DEFAULTS).get("engine", Defaults())

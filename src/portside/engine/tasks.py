@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 from portside.core.anymessage import AnyMessage
-from portside.core.containers import ContainerStore
+from portside.core.containers import Container, ContainerStore
 from portside.core.filters import Adaptor, compile_filters
 from portside.core.labels import check_identifier
 from portside.core.mount import Mount
@@ -20,10 +20,13 @@ from portside.core.tasks import Exit, Metric, Process, ProcessInfo, TaskIO
 from portside.engine.root_mounts import RootMounts
 from portside.errors import FailedPrecondition, InvalidArgument, PortsideError, Unimplemented
 from portside.oci.descriptor import Descriptor
+from portside.supervisor.sandbox import ShimSandbox
 from portside.supervisor.supervisor import Supervisor
 from portside.supervisor.task import ShimTask
 
 _T = TypeVar("_T")
+FindSandbox: TypeAlias = Callable[[str, str], Awaitable[ShimSandbox | None]]
+"""A sandbox by namespace and id, if there is one that is a shim."""
 
 RUNTIMES = ("io.containerd.runc.v2", "io.containerd.portside.v2")
 """Runtime names that our own shim serves."""
@@ -40,17 +43,20 @@ class TaskManager:
 
     def __init__(
         self, supervisor: Supervisor, containers: Callable[[str], ContainerStore], metrics_timeout: float = 2.0,
-        roots: RootMounts | None = None,
+        roots: RootMounts | None = None, sandboxes: FindSandbox | None = None,
     ) -> None:  # fmt: skip
         """``containers`` gives the records of a namespace; ``metrics_timeout`` is what ``SHIM_STATS`` says."""
-        self._roots = roots
+        self._roots, self._sandboxes = roots, sandboxes
         self._supervisor = supervisor
         self._containers = containers
         self._metrics_timeout = metrics_timeout
 
     def bind(self, namespace: str) -> Tasks:
         """The tasks of ``namespace``."""
-        return Tasks(self._supervisor, self._containers(namespace), namespace, self._metrics_timeout, self._roots)
+        return Tasks(
+            self._supervisor, self._containers(namespace), namespace, self._metrics_timeout, self._roots,
+            self._sandboxes,
+        )  # fmt: skip
 
 
 class Tasks:
@@ -58,9 +64,9 @@ class Tasks:
 
     def __init__(
         self, supervisor: Supervisor, containers: ContainerStore, namespace: str, metrics_timeout: float = 2.0,
-        roots: RootMounts | None = None,
+        roots: RootMounts | None = None, sandboxes: FindSandbox | None = None,
     ) -> None:  # fmt: skip
-        self._roots = roots
+        self._roots, self._sandboxes = roots, sandboxes
         self._metrics_timeout = metrics_timeout
         self._supervisor = supervisor
         self._containers = containers
@@ -94,7 +100,9 @@ class Tasks:
         if chosen is not None:
             fields["options"] = _any_fields(chosen)
         try:
-            return await self._supervisor.create(self._namespace, container_id, container.spec.value, fields)
+            return await self._supervisor.create(
+                self._namespace, container_id, container.spec.value, fields, await self._sandbox(container)
+            )
         except BaseException:
             if self._roots is not None and activated:
                 await self._roots.undo(self._namespace, container_id, activated)
@@ -172,6 +180,12 @@ class Tasks:
         tasks = await self._supervisor.tasks(self._namespace)
         wanted = [task for task in tasks if accepts is None or accepts(_fields(task))]
         return await _answers((_metric(task, self._metrics_timeout) for task in wanted), METRICS_WITHIN)
+
+    async def _sandbox(self, container: Container) -> ShimSandbox | None:
+        """The sandbox whose shim is to have the task; None if it has none, or one that is no shim."""
+        if not container.sandbox_id or self._sandboxes is None:
+            return None
+        return await self._sandboxes(self._namespace, container.sandbox_id)
 
     async def _task(self, container_id: str) -> ShimTask:
         return await self._supervisor.task(self._namespace, container_id)

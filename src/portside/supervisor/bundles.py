@@ -6,6 +6,7 @@ Those of sandboxes that are shims look the same, below ``io.containerd.sandbox.c
         config.json        the runtime spec, the bytes that the client sent
         address            unix:///…  of the shim's socket
         bootstrap.json     the same as newer shims tell it: version, address, protocol
+        sandbox            the sandbox whose shim it is, if it is not the task's own
         state.json         the shim's own record (``shim/record.py``)
         rootfs/            where the root file system is, if it has to be visible
         work               a link to the work directory
@@ -46,9 +47,17 @@ class Bundle:
     @property
     def address(self) -> str:
         """The path of its shim's socket, as recorded; empty if it is not (yet)."""
+        return self._read("address").removeprefix("unix://")
+
+    @property
+    def sandbox(self) -> str:
+        """The id of the sandbox in whose shim the task is; empty if it has a shim of its own."""
+        return self._read("sandbox")
+
+    def _read(self, name: str) -> str:
         try:
-            with open(f"{self.path}/address", encoding="utf-8") as file:
-                return file.read(4096).strip().removeprefix("unix://")
+            with open(f"{self.path}/{name}", encoding="utf-8") as file:
+                return file.read(4096).strip()
         except (OSError, UnicodeDecodeError):
             return ""
 
@@ -72,6 +81,33 @@ class Bundles:
 
         AlreadyExists; InvalidArgument for names that are not names. After a failure nothing is left.
         """
+        bundle = self._make(namespace, id)
+        address = f"{self._sockets}/{os.urandom(8).hex()}"
+        listener = None
+        try:
+            _fill(bundle, spec)
+            listener = _listen(address)
+            _tell_address(bundle, address)
+        except OSError as error:
+            if listener is not None:
+                listener.close()
+            self.remove(bundle)
+            raise from_oserror(error, f"make the bundle of task {id}") from error
+        return bundle, listener, address
+
+    def create_in(self, namespace: str, id: str, spec: bytes, sandbox: str, address: str) -> Bundle:
+        """The same for a task in the shim of ``sandbox``, which listens at ``address`` and stays when the task goes."""
+        bundle = self._make(namespace, id)
+        try:
+            _write(f"{bundle.path}/sandbox", sandbox.encode())
+            _fill(bundle, spec)
+            _tell_address(bundle, address)
+        except OSError as error:
+            self.remove(bundle)
+            raise from_oserror(error, f"make the bundle of task {id}") from error
+        return bundle
+
+    def _make(self, namespace: str, id: str) -> Bundle:
         bundle = self._bundle(namespace, id)
         try:
             os.makedirs(os.path.dirname(bundle.path), 0o700, exist_ok=True)
@@ -80,23 +116,7 @@ class Bundles:
             raise AlreadyExists(f"task {id}: already exists") from None
         except OSError as error:
             raise from_oserror(error, f"make the bundle of task {id}") from error
-        address = f"{self._sockets}/{os.urandom(8).hex()}"
-        listener = None
-        try:
-            os.makedirs(bundle.work, 0o700, exist_ok=True)
-            os.symlink(bundle.work, f"{bundle.path}/work")
-            os.mkdir(f"{bundle.path}/rootfs", 0o711)
-            _write(f"{bundle.path}/config.json", spec)
-            listener = _listen(address)
-            _write(f"{bundle.path}/address", f"unix://{address}".encode())
-            bootstrap = {"version": 3, "address": f"unix://{address}", "protocol": "ttrpc"}
-            _write(f"{bundle.path}/bootstrap.json", json.dumps(bootstrap).encode())
-        except OSError as error:
-            if listener is not None:
-                listener.close()
-            self.remove(bundle)
-            raise from_oserror(error, f"make the bundle of task {id}") from error
-        return bundle, listener, address
+        return bundle
 
     def list(self) -> list[Bundle]:
         """All bundles there are; what is on its way out is removed on the way."""
@@ -126,8 +146,8 @@ class Bundles:
         return aside
 
     def remove(self, bundle: Bundle) -> None:
-        """Both at once, and the socket."""
-        self.finish(bundle.address, self.set_aside(bundle))
+        """Both at once, and the socket, if it is the task's own."""
+        self.finish("" if bundle.sandbox else bundle.address, self.set_aside(bundle))
 
     def finish(self, address: str, aside: str) -> None:
         """The shim has ended: remove the bundle that was set aside, and the socket if the shim could not."""
@@ -161,6 +181,19 @@ def empty(path: str) -> None:
         os.rmdir(path)
     except OSError:
         pass
+
+
+def _fill(bundle: Bundle, spec: bytes) -> None:
+    os.makedirs(bundle.work, 0o700, exist_ok=True)
+    os.symlink(bundle.work, f"{bundle.path}/work")
+    os.mkdir(f"{bundle.path}/rootfs", 0o711)
+    _write(f"{bundle.path}/config.json", spec)
+
+
+def _tell_address(bundle: Bundle, address: str) -> None:
+    _write(f"{bundle.path}/address", f"unix://{address}".encode())
+    bootstrap = {"version": 3, "address": f"unix://{address}", "protocol": "ttrpc"}
+    _write(f"{bundle.path}/bootstrap.json", json.dumps(bootstrap).encode())
 
 
 def _listen(path: str) -> socket.socket:

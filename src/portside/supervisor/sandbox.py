@@ -53,6 +53,16 @@ class ShimSandbox:
             raise Unavailable(f"wait for sandbox {self.bundle.id}: the daemon lets go of it")
         return self._ending.result()
 
+    async def pidfd(self) -> int:
+        """A pidfd of its shim, the caller's. Unavailable if that is gone."""
+        if self._pidfd >= 0:
+            return os.dup(self._pidfd)
+        pid: int = (await self.call("SandboxStatus"))["pid"]
+        try:
+            return os.pidfd_open(pid)
+        except OSError as error:
+            raise Unavailable(f"sandbox {self.bundle.id}: its shim {pid} is gone") from error
+
     async def end(self, timeout: float = END_TIMEOUT) -> None:
         """The sandbox is shut down, or to be given up: see that the shim ends, by itself within ``timeout`` seconds."""
         if self._pidfd >= 0 and not await ended_within(self._pidfd, timeout):

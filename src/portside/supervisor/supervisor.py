@@ -36,6 +36,7 @@ from portside.supervisor.bundles import Bundle, Bundles
 from portside.supervisor.connection import ShimConnection
 from portside.supervisor.deadlines import Deadlines
 from portside.supervisor.leftovers import Record
+from portside.supervisor.sandbox import ShimSandbox
 from portside.supervisor.task import ShimTask, nanoseconds
 from portside.supervisor.zygote import Zygote
 from portside.wire.codec import decode, encode
@@ -110,15 +111,18 @@ class Supervisor:
         """For a ttrpc server of the daemon that hears foreign shims too."""
         return {(SERVICE, "Forward"): self._event}
 
-    async def create(self, namespace: str, id: str, spec: bytes, fields: Mapping[str, Any]) -> int:
+    async def create(
+        self, namespace: str, id: str, spec: bytes, fields: Mapping[str, Any], sandbox: ShimSandbox | None = None
+    ) -> int:
         """A shim, and in it a task from ``spec`` and the fields of a CreateTaskRequest; the pid of init.
 
-        AlreadyExists; whatever the shim says. After a failure nothing is left. Goes on if the caller is cancelled.
+        With ``sandbox`` the task is made in the shim that this is. AlreadyExists; whatever the shim says. After a
+        failure nothing is left. Goes on if the caller is cancelled.
         """
         await self._adopted(namespace, id)
         if (namespace, id) in self._tasks:
             raise AlreadyExists(f"task {id}: already exists")
-        making = self._spawn(self._create(namespace, id, spec, fields), f"create {namespace}/{id}")
+        making = self._spawn(self._create(namespace, id, spec, fields, sandbox), f"create {namespace}/{id}")
         return await asyncio.shield(making)
 
     async def task(self, namespace: str, id: str) -> ShimTask:
@@ -152,8 +156,13 @@ class Supervisor:
 
     # Making
 
-    async def _create(self, namespace: str, id: str, spec: bytes, fields: Mapping[str, Any]) -> int:
-        task = await self._start_shim(namespace, id, spec)
+    async def _create(
+        self, namespace: str, id: str, spec: bytes, fields: Mapping[str, Any], sandbox: ShimSandbox | None
+    ) -> int:
+        if sandbox is None:
+            task = await self._start_shim(namespace, id, spec)
+        else:
+            task = await self._join_shim(namespace, id, spec, sandbox)
         try:
             pid = await task.create(fields)
         except BaseException:
@@ -181,9 +190,20 @@ class Supervisor:
             listener.close()
         return ShimTask(bundle, ShimConnection(address, namespace), pidfd, self._shim_died, self._deadlines)
 
+    async def _join_shim(self, namespace: str, id: str, spec: bytes, sandbox: ShimSandbox) -> ShimTask:
+        """A bundle for a task in a shim that is there."""
+        pidfd = await sandbox.pidfd()
+        try:
+            bundle = await in_thread(self._bundles.create_in, namespace, id, spec, sandbox.bundle.id, sandbox.address)
+        except BaseException:
+            os.close(pidfd)
+            raise
+        connection = ShimConnection(sandbox.address, namespace)
+        return ShimTask(bundle, connection, pidfd, self._shim_died, self._deadlines, shared=True)
+
     async def _retire(self, task: ShimTask, aside: str) -> None:
         await task.retire()
-        await in_thread(self._bundles.finish, task.connection.address, aside)
+        await in_thread(self._bundles.finish, "" if task.shared else task.connection.address, aside)
 
     # Adopting
 
@@ -204,9 +224,10 @@ class Supervisor:
 
     async def _adopt_one(self, bundle: Bundle) -> None:
         address, record = await in_thread(lambda: (bundle.address, Record.read(bundle.path)))
-        task = ShimTask(
-            bundle, ShimConnection(address, bundle.namespace), _shim_pidfd(record), self._shim_died, self._deadlines
-        )
+        shared = bool(await in_thread(lambda: bundle.sandbox))
+        connection = ShimConnection(address, bundle.namespace)
+        pidfd = _shim_pidfd(record)
+        task = ShimTask(bundle, connection, pidfd, self._shim_died, self._deadlines, shared=shared)
         has_task = record is not None
         try:
             answer = await task.connection.call("Connect", {"id": bundle.id}, self._deadlines.load or ADOPT_TIMEOUT)

@@ -56,9 +56,13 @@ class ShimTask:
 
     def __init__(
         self, bundle: Bundle, connection: ShimConnection, shim_pidfd: int, died: Died,
-        deadlines: Deadlines = _AS_THEY_ARE,
+        deadlines: Deadlines = _AS_THEY_ARE, *, shared: bool = False,
     ) -> None:  # fmt: skip
-        """``shim_pidfd`` (-1: unknown) is owned; ``died`` is called once, if the shim dies before the task's end."""
+        """``shim_pidfd`` (-1: unknown) is owned; ``died`` is called once, if the shim dies before the task's end.
+
+        A ``shared`` shim is a sandbox's, and not ours to end.
+        """
+        self.shared = shared
         self.namespace, self.id = bundle.namespace, bundle.id
         self.bundle = bundle
         self.connection = connection
@@ -176,7 +180,7 @@ class ShimTask:
         """The task is gone: let the shim end, and see that it does."""
         self._gone = True
         try:
-            if self._dead is None:
+            if self._dead is None and not self.shared:
                 patience = self._deadlines.shutdown or SHUTDOWN_TIMEOUT
                 await self.connection.call("Shutdown", {"id": self.id}, patience)
                 if self._pidfd >= 0 and not await ended_within(self._pidfd, patience):
