@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     SocketOf = Callable[[Session, Values], str]
 
+DEFAULT_SOCKET = "/run/containerd/debug.sock"
 _PATIENCE = 30.0
 """Seconds that an answer may take beyond the time that is measured."""
 _CHUNK = 64 << 10
@@ -72,10 +73,11 @@ def fetch(path: str, request: str, timeout: float) -> None:
 
 
 def _server_socket(session: Session, values: Values) -> str:
-    """What the command line says; where nothing is at the default place, beside the server's own socket."""
+    """What the command line says; by default containerd's place, else beside the server's socket."""
     path: str = values["debug_socket"]
-    beside = os.path.join(os.path.dirname(session.address), "debug.sock")
-    return path if os.path.exists(path) or not os.path.exists(beside) else beside
+    if path == DEFAULT_SOCKET and not os.path.exists(path):
+        return os.path.join(os.path.dirname(session.address), "debug.sock")
+    return path
 
 
 block = profile_of("block", _server_socket)
