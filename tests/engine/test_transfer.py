@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import AsyncIterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from portside.client import progress as told
-from portside.core.transfer import ImageReference, ImageStore, OCIRegistry, Progress
+from portside.core.transfer import ImageReference, ImageStore, OCIRegistry, Progress, RegistryCredentials
 from portside.engine.transfer.config import MAX_CONCURRENT, TransferConfig
 from portside.engine.transfer.names import names_in_archive, store_names
 from portside.engine.transfer.origin import OriginContent
@@ -119,6 +120,33 @@ async def test_a_registry_as_it_is_described() -> None:
     )  # fmt: skip
     async with registry_of(OCIRegistry("example.org/x:1"), TransferConfig(config_path="/default")) as registry:
         assert (registry.config.plain_http, registry.config.hosts_dir) == (None, "/default")
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        (RegistryCredentials("user", "secret"), ("user", "secret")),
+        (RegistryCredentials(secret="token"), ("<token>", "token")),
+        (RegistryCredentials(header="Bearer x"), ("<header>", "Bearer x")),
+        (None, None),
+    ],
+)
+async def test_credentials_as_the_registry_takes_them(
+    given: RegistryCredentials | None, taken: tuple[str, str] | None
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def credentials(host: str, reference: str) -> RegistryCredentials | None:
+        asked.append((host, reference))
+        return given
+
+    async with registry_of(OCIRegistry("docker.io/library/x:1", credentials), TransferConfig()) as registry:
+        assert registry.config.credentials is not None
+        for host in ("docker.io", "mirror.example"):
+            answer = registry.config.credentials(host)
+            assert inspect.isawaitable(answer)
+            assert await answer == taken
+    assert [host for host, _ in asked] == ["registry-1.docker.io", "mirror.example"]
 
 
 class Origin:

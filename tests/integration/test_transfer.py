@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import io
@@ -131,6 +132,22 @@ class _Ours(_Each):
         assert keys == {first, "mine"}
         await services.leases.delete(lease.id, sync=True)
         assert [info.name async for info in held.snapshotter().walk()] == []
+
+    async def test_what_is_pulled_under_a_lease_stays_as_long(self, services: Services, image: str) -> None:
+        lease = await services.leases.create("of-a-pull")
+        await services.with_lease(lease.id).transfer.transfer(at(image), ImageStore("leased"))
+        await services.images.delete("leased", sync=True)
+        assert len([info async for info in services.content.list()]) == 3
+        assert [each.id for each in await services.leases.list()] == ["of-a-pull"]
+        await services.leases.delete(lease.id, sync=True)
+        assert [info async for info in services.content.list()] == []
+
+    async def test_a_whole_header_as_credentials(self, services: Services, closed_image: str) -> None:
+        async def credentials(host: str, reference: str) -> RegistryCredentials:
+            return RegistryCredentials(header="Basic " + base64.b64encode(b"user:secret").decode())
+
+        source = OCIRegistry(closed_image, credentials, default_scheme="http")
+        await services.transfer.transfer(source, ImageStore(closed_image))
 
     async def test_a_stream_that_is_closed_is_forgotten(self, services: Services) -> None:
         stream = await services.streaming.create("again")

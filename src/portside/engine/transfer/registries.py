@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 from portside.core.transfer import OCIRegistry
 from portside.engine.transfer.config import TransferConfig
 from portside.errors import InvalidArgument
+from portside.oci.reference import DEFAULT_HOST
 from portside.registry.client import Registry
 from portside.registry.credentials import AUTHORIZATION_HEADER, IDENTITY_TOKEN
 from portside.registry.endpoints import Credentials, RegistryConfig
 
+HUB = "registry-1.docker.io"
 _PLAIN = {"": None, "http": True, "https": False}
 
 
@@ -26,7 +28,8 @@ async def registry_of(end: OCIRegistry, config: TransferConfig) -> AsyncIterator
 
     async def credentials(host: str) -> Credentials | None:
         assert end.credentials is not None
-        found = await end.credentials(host, end.reference)
+        # Clients know Docker Hub by the address that containerd asks it by.
+        found = await end.credentials(HUB if host == DEFAULT_HOST else host, end.reference)
         if found is None:
             return None
         if found.header:
