@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from portside.cli.ctr.command import LABELS, Session, command, offline, set_pairs
 from portside.cli.ctr.grammar import Flag, Values
-from portside.cli.ctr.registry_options import PLATFORMS, REGISTRY_OPTIONS, platforms_of, registry_of, tell
+from portside.cli.ctr.registry_options import METADATA, PLATFORMS, REGISTRY_OPTIONS, platforms_of, registry_of, tell
 from portside.cli.options import Option
 from portside.client.leasing import leased
 from portside.client.metadata import fetch_metadata
@@ -22,7 +22,7 @@ from portside.oci.reference import Reference
 
 @command(
     "REF", *REGISTRY_OPTIONS, LABELS, *PLATFORMS,
-    Option("--skip-metadata", help="without the documents of platforms that are not wanted"),
+    *METADATA,
     Option("--metadata-only", help="documents of all platforms, and no layers"),
 )  # fmt: skip
 async def fetch(session: Session, values: Values, words: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from portside.cli.ctr.command import LABELS, Session, command, set_pairs
 from portside.cli.ctr.grammar import Flag, Values, integer
 from portside.cli.ctr.image_content import diff_ids
-from portside.cli.ctr.registry_options import PLATFORMS, REGISTRY_OPTIONS, platforms_of, registry_of, tell
+from portside.cli.ctr.registry_options import METADATA, PLATFORMS, REGISTRY_OPTIONS, platforms_of, registry_of, tell
 from portside.cli.ctr.tree import SNAPSHOTTER
 from portside.cli.options import Option
 from portside.client.leasing import leased
@@ -29,7 +29,7 @@ LOCAL = Option("--local", help="without the server's transfer service; always so
 
 @command(
     "REF", *REGISTRY_OPTIONS, SNAPSHOTTER, LABELS, *PLATFORMS,
-    Option("--skip-metadata", help="without the documents of platforms that are not wanted"),
+    *METADATA,
     Option("--print-chainid", help="print the chain id of the layers"),
     integer("--max-concurrent-downloads", "blobs at the same time; 0 is the default"),
     LOCAL,

@@ -32,6 +32,10 @@ PLATFORMS = (
     Flag("--platform", value="OS/ARCH", many=True, help="which platform"),
     Option("--all-platforms", help="all platforms"),
 )
+METADATA = (
+    Option("--skip-metadata", help="without the documents of platforms that are not wanted"),
+    Option("--all-metadata", help="with them; always so but for --skip-metadata"),
+)
 _TOKEN = "<token>"  # the user that says: the secret is an identity token (docker's convention)
 
 
