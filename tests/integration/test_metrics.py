@@ -185,6 +185,8 @@ def test_names_are_containerds(watched: Daemon, busybox: str, port: int, tmp_pat
     for name, family in wanted.items():
         if name.startswith(prefixes) and name in ours:
             assert ours[name].type == family.type
-            assert ours[name].documentation == family.documentation
+            if not name.startswith("container_") or "container_memory_usage_usage_bytes" in wanted:
+                # Of cgroup v2 newer versions say more.
+                assert ours[name].documentation == family.documentation
             keys = {frozenset(sample.labels) for sample in family.samples}
             assert {frozenset(sample.labels) for sample in ours[name].samples} >= keys, name

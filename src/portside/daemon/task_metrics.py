@@ -92,8 +92,10 @@ V2 = (
         cpu_user_usec_microseconds cpu.user_usec Current cpu usage in user space (cgroup v2)
         cpu_system_usec_microseconds cpu.system_usec Current cpu usage in kernel space (cgroup v2)
         cpu_nr_periods_total cpu.nr_periods Current cpu number of periods (only if controller is enabled)
-        cpu_nr_throttled_total cpu.nr_throttled Total number of times tasks have been throttled
-        cpu_throttled_usec_microseconds cpu.throttled_usec Total time for which tasks have been throttled
+        cpu_nr_throttled_total cpu.nr_throttled Total number of times tasks have been throttled (only if \
+controller is enabled)
+        cpu_throttled_usec_microseconds cpu.throttled_usec Total time duration for which tasks have been throttled. \
+(only if controller is enabled)
     """),
     _rows("memory", "\n".join(_memory_v2())),
     _rows("memory_events", """
@@ -119,7 +121,11 @@ _IO = {
     "rios": ("total", "Number of read IOs"),
     "wios": ("total", "Number of write IOs"),
 }
-_HUGETLB = {"usage": "bytes", "failcnt": "total", "max": "bytes"}
+_HUGETLB = {
+    "usage": ("bytes", "The hugetlb usage"),
+    "failcnt": ("total", "The hugetlb failcnt"),
+    "max": ("bytes", "The hugetlb maximum usage"),
+}
 
 
 async def collect_tasks(backend: Backend, out: Exposition) -> None:
@@ -169,8 +175,8 @@ def _write_v1_lists(out: Exposition, message: Any, labels: str) -> None:
         out.gauge("container_per_cpu_nanoseconds", "The total cpu time per cpu", value, cpu)
     for page in message.hugetlb:
         size = f"{labels},{label_text({'page': page.pagesize})}"
-        for field, unit in _HUGETLB.items():
-            out.gauge(f"container_hugetlb_{field}_{unit}", f"The hugetlb {field}", getattr(page, field), size)
+        for field, (unit, help) in _HUGETLB.items():
+            out.gauge(f"container_hugetlb_{field}_{unit}", help, getattr(page, field), size)
     for field, unit in _BLKIO.items():
         for entry in getattr(message.blkio, field):
             named = {"op": entry.op, "device": entry.device, "major": str(entry.major), "minor": str(entry.minor)}
