@@ -109,7 +109,7 @@ def _merged(old: Container, new: Container, fieldpaths: Sequence[str]) -> Contai
         head, dot, key = path.partition(".")
         if dot and head == "labels":
             merged = replace(merged, labels=merge_labels(merged.labels, new.labels, (path,)))
-        elif dot and head == "extensions":
+        elif dot and key and head == "extensions":
             rest = {name: value for name, value in merged.extensions.items() if name != key}
             kept = {key: new.extensions[key]} if key in new.extensions else {}
             merged = replace(merged, extensions={**rest, **kept})
