@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from portside.core.containers import Container
 from portside.core.labels import GC_EXPIRE
 from portside.core.mount import Mount
 from portside.core.mounts import Activation
+from portside.core.sandboxes import Sandbox
 from portside.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -189,6 +192,14 @@ class MountsContract:
         assert read(f"{made.active[1].mount_point}/hello") == "still there"
         await mounts.deactivate("disk")
 
+    async def test_one_file_made_by_several_at_once(self, backend, mounts):
+        need_loop()
+        path = f"{self.root(backend)}/disk"
+        ext4 = Mount("format/ext4", "{{ mount 0 }}", options=("ro",))
+        given = [replace(image(path, "4m"), options=(*image(path, "4m").options, "ro")), ext4]
+        await asyncio.gather(*(mounts.activate(f"disk{number}", given, temporary=True) for number in range(4)))
+        assert os.listdir(self.root(backend)) == ["disk"]
+
     async def test_a_device_for_the_caller(self, backend, mounts):
         need_loop()
         path = f"{self.root(backend)}/plain"
@@ -288,15 +299,17 @@ class MountsContract:
     async def test_references_hold_them(self, backend, mounts):
         """A container by a label of its own, a container by a label of theirs, a sandbox."""
         services = backend.bind("mounts")
+        await services.sandboxes.create(Sandbox("pod", labels={"containerd.io/gc.ref.mount": "m4"}))
         await services.containers.create(
             Container("one", "r", CONTAINER.spec, {"containerd.io/gc.ref.mount.root": "m1"})
         )
         await services.containers.create(Container("two", "r", CONTAINER.spec))
         bref = {"containerd.io/gc.bref.container": "two"}
-        for name, labels in (("m1", {}), ("m2", bref), ("m3", {})):
+        for name, labels in (("m1", {}), ("m2", bref), ("m3", {}), ("m4", {})):
             await mounts.activate(name, [TMPFS], labels, temporary=True)
         await collect(services)
-        assert [made.name for made in await mounts.list()] == ["m1", "m2"]
+        assert [made.name for made in await mounts.list()] == ["m1", "m2", "m4"]
+        await services.sandboxes.delete("pod")
         for id, left in (("one", ["m2"]), ("two", [])):
             await services.containers.delete(id)
             await collect(services)

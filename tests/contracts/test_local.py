@@ -8,7 +8,7 @@ from tests.contracts.local import LocalBackend
 from tests.contracts.mounts import MountsContract
 from tests.contracts.records import ContainerContract, ImageContract, LeaseContract, NamespaceContract
 from tests.contracts.sandboxes import OurSandboxStoreContract
-from tests.contracts.snapshotter import SnapshotterContract
+from tests.contracts.snapshotter import OurSnapshotterContract
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ class TestNamespaces(NamespaceContract):
     pass
 
 
-class TestSnapshotter(SnapshotterContract):
+class TestSnapshotter(OurSnapshotterContract):
     pass
 
 

@@ -15,7 +15,7 @@ from tests.contracts.local import LocalBackend
 from tests.contracts.mounts import MountsContract
 from tests.contracts.records import ContainerContract, ImageContract, LeaseContract, NamespaceContract
 from tests.contracts.sandboxes import OurSandboxStoreContract
-from tests.contracts.snapshotter import SnapshotterContract
+from tests.contracts.snapshotter import OurSnapshotterContract
 
 NAMESPACES = "/containerd.services.namespaces.v1.Namespaces"
 
@@ -75,7 +75,7 @@ class TestNamespaces(NamespaceContract):
         assert await store.labels("mine") == labels
 
 
-class TestSnapshotter(SnapshotterContract):
+class TestSnapshotter(OurSnapshotterContract):
     pass
 
 

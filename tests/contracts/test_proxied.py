@@ -15,7 +15,7 @@ from portside.daemon.plugin_host import PluginHost
 from portside.engine.graph import PluginGraph
 from portside.engine.proxies import Proxies
 from tests.contracts.local import LocalBackend
-from tests.contracts.snapshotter import SnapshotterContract, layers
+from tests.contracts.snapshotter import OurSnapshotterContract, layers
 
 DRIVERS = ("native", "overlayfs")
 
@@ -43,7 +43,7 @@ def snapshotter_name(request):
     return request.param
 
 
-class TestProxied(SnapshotterContract):
+class TestProxied(OurSnapshotterContract):
     test_cleanup_deletes_what_was_removed = None  # where it keeps what was removed is the plugin's business
 
     async def test_names_there_are_of_containerds_form(self, tmp_path, backend, snapshots, snapshotter_name):

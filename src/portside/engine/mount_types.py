@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import stat
 import subprocess
 from collections.abc import Callable, Sequence
@@ -200,7 +201,7 @@ def _mkfs_command(fs: str, uuid: str) -> list[str]:
 
 
 def _make_image(parent: int, name: str, size: int, command: list[str], path: str) -> None:
-    """Under a private name, renamed when it is complete: a crash leaves no half file system."""
+    """Under a private name, linked when it is complete: a crash leaves no half file system, and the first one wins."""
     try:
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:
@@ -209,18 +210,17 @@ def _make_image(parent: int, name: str, size: int, command: list[str], path: str
         if not stat.S_ISREG(status.st_mode):
             raise FailedPrecondition(f"mkfs {path}: it is there and no file")
         return
-    private = f".{name[:200]}.mkfs"
-    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    private = f".{name[:200]}.{secrets.token_hex(4)}.mkfs"
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     fd = os.open(private, flags, 0o640, dir_fd=parent)
     try:
         os.ftruncate(fd, size)
         _run([*command, f"/proc/self/fd/{fd}"], fd, path)
-        os.rename(private, name, src_dir_fd=parent, dst_dir_fd=parent)
-    except BaseException:
-        os.unlink(private, dir_fd=parent)
-        raise
+        with contextlib.suppress(FileExistsError):
+            os.link(private, name, src_dir_fd=parent, dst_dir_fd=parent)
     finally:
         os.close(fd)
+        os.unlink(private, dir_fd=parent)
 
 
 def _run(command: list[str], fd: int, path: str) -> None:
