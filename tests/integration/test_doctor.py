@@ -105,6 +105,7 @@ def test_orphans_of_every_kind(daemon: Daemon) -> None:
     (root / ".doctor-x").mkdir()
     bundle = daemon.state / "io.containerd.runtime.v2.task/default/dead"
     (bundle / "rootfs").mkdir(parents=True)
+    (bundle / "work").symlink_to(root / "io.containerd.runtime.v2.task/default/dead")
     run("mount", "-t", "tmpfs", "none", str(bundle / "rootfs"))
     activation = daemon.state / "io.containerd.mount-manager.v1.sqlite/t/99/000"
     activation.mkdir(parents=True)
@@ -286,3 +287,16 @@ def test_containerds_own_root_is_not_touched(tmp_path: Path) -> None:
     refused = run(*command, check=False)
     assert refused.returncode == 2 and "portside migrate --from" in refused.stderr
     assert len(list((tmp_path / "c").iterdir())) == 2
+
+
+def test_a_state_directory_of_another_root(daemon: Daemon, tmp_path: Path) -> None:
+    """Is not touched, nor is the configured one taken for that of a root elsewhere."""
+    daemon.stop()
+    bundle = daemon.state / "io.containerd.runtime.v2.task/default/theirs"
+    bundle.mkdir(parents=True)
+    (bundle / "work").symlink_to("/elsewhere/io.containerd.runtime.v2.task/default/theirs")
+    status, report = doctor(daemon, "--repair")
+    assert status == 0 and bundle.is_dir()
+    assert any("is of another root" in note for note in report["notes"])
+    text = run(sys.executable, "-m", "portside.cli.main", "doctor", "--root", str(daemon.root)).stdout
+    assert "no state directory was given" in text

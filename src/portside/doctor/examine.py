@@ -27,13 +27,14 @@ from portside.registry.endpoints import RegistryConfig
 
 
 async def examine(
-    root: Path, state_directory: Path, *, verify: bool = False, repair: bool = False, registry: Registry | None = None,
-    progress: Progress = ignore,
+    root: Path, state_directory: Path | None, *, verify: bool = False, repair: bool = False,
+    registry: Registry | None = None, progress: Progress = ignore,
 ) -> Report:  # fmt: skip
     """Look at ``root``, with ``verify`` also into every file; with ``repair`` mend it, and look again.
 
-    Read-only beside a daemon that has the root: then ``repair`` is FailedPrecondition. NotFound if it is no root.
-    FailedPrecondition for the database of a newer portside.
+    ``state_directory`` is where the root's tasks are, None if that is not known. Read-only beside a daemon that has the
+    root: then ``repair`` is FailedPrecondition, as are a containerd's root and the database of a newer portside.
+    NotFound if it is no root.
     """
     if not any((root / name).exists() for name in ("lock", f"{CONTENT}.content", f"{METADATA}.sqlite")):
         raise NotFound(f"root {root}: it is not there, or not a root of portside's")
@@ -60,7 +61,12 @@ async def examine(
 
 
 async def _repaired(
-    examination: _Examination, root: Path, state_directory: Path, verify: bool, registry: Registry, progress: Progress
+    examination: _Examination,
+    root: Path,
+    state_directory: Path | None,
+    verify: bool,
+    registry: Registry,
+    progress: Progress,
 ) -> Report:
     """Rebuild the metadata if necessary, then mend what is found."""
     repaired: list[str] = []
@@ -83,7 +89,7 @@ async def _repaired(
 class _Examination:
     """The parts of one look at a root."""
 
-    def __init__(self, root: Path, state_directory: Path, running: bool, progress: Progress) -> None:
+    def __init__(self, root: Path, state_directory: Path | None, running: bool, progress: Progress) -> None:
         self._root, self._state_directory, self._progress = root, state_directory, progress
         self.report = Report(str(root), running)
         self.records: Records = read_records(root)

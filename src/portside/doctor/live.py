@@ -24,9 +24,22 @@ from portside.supervisor.leftovers import Record
 TASKS = f"{RUNTIME}.task"
 
 
-def examine(root: Path, state_directory: Path, state: State, report: Report) -> None:
-    """Add what is found in ``state_directory`` to ``report``. A daemon looks after its own: nothing then."""
-    if report.running or not (state_directory / TASKS).is_dir():
+def examine(root: Path, state_directory: Path | None, state: State, report: Report) -> None:
+    """Add what is found in ``state_directory`` to ``report``. A daemon looks after its own: nothing then.
+
+    Without the directory, or with one that tasks of another root use, a note says that it was not looked at.
+    """
+    if report.running:
+        return
+    if state_directory is None:
+        report.notes.append(
+            "what dead containers left outside the root was not looked for: no state directory was given"
+        )
+        return
+    if not (state_directory / TASKS).is_dir():
+        return
+    if strangers := [bundle for bundle in _bundles(root, state_directory) if is_strange(root, bundle)]:
+        report.notes.append(f"state {state_directory}: not looked at; task {strangers[0].id} in it is of another root")
         return
     wanted: set[str] = set()
     points = [mount.point for mount in mounted()]
@@ -64,6 +77,14 @@ def _bundles(root: Path, state_directory: Path) -> list[Bundle]:
             work = root / TASKS / namespace.name / path.name
             found.append(Bundle(namespace.name, path.name, str(path), str(work)))
     return found
+
+
+def is_strange(root: Path, bundle: Bundle) -> bool:
+    """Whether its work directory is below another root."""
+    try:
+        return not os.readlink(f"{bundle.path}/work").startswith(f"{root}/")
+    except OSError:
+        return False
 
 
 def _is_recorded(state: State, bundle: Bundle) -> bool:

@@ -35,6 +35,7 @@ from portside.core.labels import GC_EXPIRE, GC_REF_SNAPSHOT, UNCOMPRESSED, check
 from portside.core.leases import Lease, Resource
 from portside.core.snapshots import Kind, SnapshotInfo
 from portside.doctor.layers import Documents, read_documents
+from portside.doctor.live import is_strange
 from portside.doctor.owners import Owners
 from portside.doctor.records import database, salvage
 from portside.errors import PortsideError, from_oserror
@@ -81,7 +82,9 @@ class Rebuilt:
     """Records made from the disk, by table."""
 
 
-async def rebuild(root: Path, state_directory: Path, blobs: BlobStore, drivers: dict[str, DirectoryDriver]) -> Rebuilt:
+async def rebuild(
+    root: Path, state_directory: Path | None, blobs: BlobStore, drivers: dict[str, DirectoryDriver]
+) -> Rebuilt:
     """Replace the database of a root that nobody has open. ResourceExhausted for a full disk: the old one stays."""
     path = database(root)
     rebuilt = Rebuilt()
@@ -169,8 +172,9 @@ class _Disk:
     """Adds to ``known`` what the disk tells and no record does."""
 
     def __init__(
-        self, root: Path, state_directory: Path, blobs: BlobStore, drivers: dict[str, DirectoryDriver], known: State
-    ) -> None:
+        self, root: Path, state_directory: Path | None, blobs: BlobStore, drivers: dict[str, DirectoryDriver],
+        known: State,
+    ) -> None:  # fmt: skip
         self._root, self._state_directory, self._blobs, self._drivers = root, state_directory, blobs, drivers
         self._known = known
         self._made: list[Change] = []
@@ -303,7 +307,11 @@ class _Disk:
     # Containers, and the rest.
 
     def _containers(self) -> None:
+        if self._state_directory is None:
+            return
         for bundle in Bundles(str(self._state_directory), str(self._root)).list():
+            if is_strange(self._root, bundle):
+                continue
             if self._known.get(CONTAINERS, (bundle.namespace,), bundle.id) is not None:
                 continue
             path = Path(bundle.path) / "config.json"

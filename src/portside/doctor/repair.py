@@ -8,7 +8,6 @@ lost are lost: that is told, not covered up. Every step that fails is told, too,
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,11 +20,10 @@ from portside.doctor.live import bundles_of
 from portside.doctor.owners import Owners
 from portside.doctor.records import database
 from portside.doctor.report import Finding, Progress, Report
-from portside.doctor.verify import parents_of, unpacked
+from portside.doctor.verify import delete, parents_of, unpacked
 from portside.errors import AlreadyExists, DataLoss, NotFound, PortsideError, from_oserror
 from portside.linux import mount
 from portside.linux.sync import sync_file_system
-from portside.linux.trees import remove_tree
 from portside.metadata.database import Database, Transaction
 from portside.metadata.schema import CONTENT as CONTENT_TABLE
 from portside.metadata.schema import IMAGES, INGESTS, SNAPSHOTS
@@ -57,7 +55,13 @@ class Repair:
     """Mends what ``report`` found in ``root``, with the records ``state``, and notes there what it did."""
 
     def __init__(
-        self, root: Path, state_directory: Path, state: State, report: Report, registry: Registry, progress: Progress
+        self,
+        root: Path,
+        state_directory: Path | None,
+        state: State,
+        report: Report,
+        registry: Registry,
+        progress: Progress,
     ) -> None:
         self._root, self._state_directory, self._state = root, state_directory, state
         self._report, self._registry, self._progress = report, registry, progress
@@ -108,12 +112,12 @@ class Repair:
             mount.umount2(path, mount.UMOUNT_NOFOLLOW | mount.MNT_DETACH)
         elif kind == "orphan cgroup":
             leftovers.clean(finding.subject)
-        elif kind == "orphan bundle":
+        elif kind == "orphan bundle" and self._state_directory is not None:
             bundles_of(self._root, self._state_directory).remove(finding.subject)
         elif kind == "orphan socket":
             Path(path).unlink(missing_ok=True)  # it goes with its bundle
         else:
-            _delete(Path(path))
+            delete(Path(path))
         self._done(f"removed {kind.removeprefix('orphan ')} {finding.name}")
 
     # Content.
@@ -286,11 +290,3 @@ def _forget(tx: Transaction, finding: Finding) -> None:
                 "its files are lost, and other snapshots stand on it; remove those, then pull the image again"
             )
         tx.delete(SNAPSHOTS, tuple(scope), key)
-
-
-def _delete(path: Path) -> None:
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        remove_tree(directory, path.name)
-    finally:
-        os.close(directory)

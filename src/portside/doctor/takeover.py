@@ -27,7 +27,7 @@ from portside.doctor.mounted import mounted
 from portside.doctor.records import database, read_records
 from portside.doctor.upstream import StoredSnapshot, Upstream, read
 from portside.engine.ownership import RootLock
-from portside.errors import FailedPrecondition, InvalidArgument, from_oserror
+from portside.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, from_oserror
 from portside.linux.sync import sync_file_system
 from portside.metadata.database import Database, Transaction
 from portside.metadata.records import Snapshot
@@ -136,6 +136,8 @@ async def take_over(
             await db.close()
     except OSError as error:
         raise from_oserror(error, f"take over {error.filename or source}") from error
+    except RecursionError as error:
+        raise ResourceExhausted(f"take over {source}: a snapshot has directories nested too deeply") from error
     finally:
         lock.close()
 

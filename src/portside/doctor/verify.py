@@ -13,7 +13,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -29,9 +28,10 @@ from portside.doctor.layers import Documents, Layer
 from portside.doctor.report import Finding, Progress, Report
 from portside.doctor.survey import DIRECTORY_SNAPSHOTTERS, SCRATCH
 from portside.doctor.trees import differences
-from portside.errors import DataLoss, NotFound, PortsideError, from_oserror
+from portside.errors import DataLoss, InvalidArgument, NotFound, PortsideError, from_oserror
 from portside.layers.unpack import Whiteouts
 from portside.layers.workers import apply_layer
+from portside.linux.trees import remove_tree
 from portside.metadata.records import Snapshot
 from portside.metadata.schema import SNAPSHOTS
 from portside.metadata.state import State
@@ -85,8 +85,11 @@ async def verify_layers(
             continue
         try:
             problems = await _compare(root, state, scope, snapshot, layer, blobs, report.running)
-        except PortsideError as error:
+        except (DataLoss, InvalidArgument) as error:  # about the layer
             problems = [str(error)]
+        except (PortsideError, OSError, RecursionError) as error:  # about this machine, now
+            report.notes.append(f"snapshot {name} cannot be verified: {error}")
+            continue
         if problems:
             place = place_of(root, scope[1], snapshot.number)
             report.findings.append(Finding("damaged snapshot", name, "; ".join(problems), str(place), 0, (*scope, key)))
@@ -136,7 +139,16 @@ async def unpacked(
     except OSError as error:
         raise from_oserror(error, f"unpack layer {layer.descriptor.digest}") from error
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        delete(place)
+
+
+def delete(path: Path) -> None:
+    """Delete whatever is at ``path``, however deep; OSError."""
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        remove_tree(directory, path.name)
+    finally:
+        os.close(directory)
 
 
 def parents_of(state: State, scope: tuple[str, ...], parent: str) -> Iterator[int]:

@@ -21,7 +21,7 @@ VERB = Verb(
     " something is, 2 if it could not be looked at. Works on a stopped root, and read-only beside a daemon.",
     (
         Option("--root", value="DIR", help="the root (as configured, else /var/lib/portside)"),
-        Option("--state", value="DIR", help="the state directory (as configured, else /run/portside)"),
+        Option("--state", value="DIR", help="its state directory (as configured, with the root that is)"),
         Option("--verify", help="also read all content and compare all layers"),
         Option("--repair", help="remove orphans, fetch content again, unpack layers again, rebuild metadata"),
         Option("--all", help="every owner, not just the largest ones"),
@@ -41,10 +41,11 @@ def run(context: Context, values: dict[str, Any], arguments: list[str]) -> int:
     from portside.daemon.config import load
     from portside.doctor.examine import examine
 
-    given = bool(values["root"])
-    config = None if given and values["state"] else load(None)
-    root = Path(values["root"]).absolute() if given or config is None else config.root
-    state = Path(values["state"]).absolute() if values["state"] or config is None else config.state
+    config = load(None)
+    root = Path(values["root"]).absolute() if values["root"] else config.root
+    # Another root's state directory must not be taken for this one's.
+    known = config.state if root == config.root else None
+    state = Path(values["state"]).absolute() if values["state"] else known
     show = _progress() if not values["json"] and sys.stderr.isatty() else None
     options = {"progress": show} if show is not None else {}
     report = asyncio.run(examine(root, state, verify=values["verify"], repair=values["repair"], **options))
