@@ -4,7 +4,7 @@ import pytest
 
 from portside.core.content import read_blob
 from portside.core.labels import SHAREABLE
-from portside.engine.builtin import with_names_of_ours
+from portside.daemon.config import parse
 from portside.errors import InvalidArgument
 from portside.metadata.store import Metadata, MetadataConfig
 from portside.oci.digest import Digest
@@ -58,7 +58,7 @@ def test_policies():
         MetadataConfig(content_sharing_policy="open").is_isolated()
 
 
-def test_the_policy_is_also_heard_under_the_name_that_containerd_gives_the_plugin():
-    tables = {"io.containerd.metadata.v1.bolt": {"content_sharing_policy": "isolated"}, "other": {"a": 1}}
-    assert with_names_of_ours(tables)["io.containerd.metadata.v1.sqlite"] == {"content_sharing_policy": "isolated"}
-    assert with_names_of_ours({"other": {"a": 1}}) == {"other": {"a": 1}}
+def test_the_policy_is_heard_under_the_name_that_containerd_gives_the_plugin():
+    table = {"content_sharing_policy": "isolated"}
+    config = parse({"version": 3, "plugins": {"io.containerd.metadata.v1.bolt": table}})
+    assert config.plugins["io.containerd.metadata.v1.sqlite"] == table

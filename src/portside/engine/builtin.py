@@ -152,14 +152,3 @@ PLUGINS = (
         exports=lambda init: {LOG_DIRECTORY: str(init.root)}, config=NoOptions,
     ),
 )  # fmt: skip
-
-_RENAMED = {"io.containerd.metadata.v1.bolt": "io.containerd.metadata.v1.sqlite"}
-
-
-def with_names_of_ours(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The plugins' tables, with what is said to one of containerd's said to the one that we have for it."""
-    found = dict(tables)
-    for name, ours in _RENAMED.items():
-        if name in tables:
-            found[ours] = {**tables[name], **tables.get(ours, {})}
-    return found

@@ -40,7 +40,7 @@ from portside.core.sandboxes import ControllerOf
 from portside.core.settings import Defaults, ImageVerifiers, ProxyPlugin, StreamProcessor
 from portside.core.tasks import TaskService
 from portside.engine.autoremove import AutoRemove
-from portside.engine.builtin import OURS, with_names_of_ours
+from portside.engine.builtin import OURS
 from portside.engine.deprecations import Deprecations
 from portside.engine.events import Exchange
 from portside.engine.gc import Policy, Scheduler
@@ -144,7 +144,7 @@ class LocalBackend:
         config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         config.state.chmod(0o700)
         lock = RootLock(config.root, config.address)
-        graph = PluginGraph(config.root, config.state, with_names_of_ours(config.plugins))
+        graph = PluginGraph(config.root, config.state, config.plugins)
         try:
             proxies = Proxies(config.proxy_plugins, config.timeouts)
             graph.build([*registered(), *proxies.plugins], config.disabled_plugins, config.required_plugins)
