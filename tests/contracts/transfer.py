@@ -235,6 +235,16 @@ class TransferContract:
             assert "secret" not in str(caught.value)
         assert list(await services.images.list()) == []
 
+    async def test_what_goes_on_with_a_registry_is_told(self, services: Services, closed_image: str) -> None:
+        told: list[str] = []
+
+        async def credentials(host: str, reference: str) -> RegistryCredentials:
+            return RegistryCredentials("user", "secret")
+
+        source = OCIRegistry(closed_image, credentials, default_scheme="http", trace=told.append)
+        await services.transfer.transfer(source, ImageStore(closed_image))
+        assert "/v2/test/closed/manifests/1" in "".join(told)
+
     # Streams
 
     async def test_a_stream_has_its_id_alone(self, services: Services) -> None:

@@ -104,6 +104,16 @@ def test_hosts_directory(daemon: Daemon, busybox: str, registry: str, tmp_path: 
     newer_ctr(daemon.socket, "images", "rm", "--sync", name)
 
 
+def test_what_goes_on_with_the_registry(daemon: Daemon, closed: tuple[str, str]) -> None:
+    """``--http-dump`` shows it, without the password."""
+    host, image = closed
+    shown = newer_ctr(daemon.socket, "images", "pull", "--plain-http", "--user", "user:secret", "--http-dump", image)
+    text = shown.stdout + shown.stderr
+    assert f"> HEAD http://{host}/v2/test/closed/manifests/1" in text and "< 401 HEAD" in text and "< 200 HEAD" in text
+    assert "secret" not in text and "dXNlcjpzZWNyZXQ" not in text and "Authorization: (not shown)" in text
+    newer_ctr(daemon.socket, "images", "rm", "--sync", image)
+
+
 @pytest.mark.parametrize("words", [("pull", "--plain-http"), ("push", "--plain-http"), ("export", "/tmp/none.tar")])
 def test_what_is_missing(daemon: Daemon, registry: str, words: tuple[str, ...]) -> None:
     refused = newer_ctr(daemon.socket, "images", *words, f"{registry}/test/nothing:1", check=False)
@@ -221,10 +231,12 @@ async def test_credentials_that_nobody_gives(daemon: Daemon, closed: tuple[str, 
             await call
 
 
-async def test_a_stream_has_one_user(daemon: Daemon, registry: str, slow: tuple[str, type[_Slow]]) -> None:
+async def test_a_stream_has_one_user(daemon: Daemon, registry: str) -> None:
     async with await RemoteBackend.connect(str(daemon.socket)) as backend:
         stream = await backend.bind("default").streaming.create("shared")
-        resolver = registry_pb2.RegistryResolver(auth_stream="shared", logs_stream="shared")
+        resolver = registry_pb2.RegistryResolver(
+            auth_stream="shared", logs_stream="shared", http_debug=registry_pb2.BOTH
+        )
         with pytest.raises(PortsideError, match="in use"):
             await _transfer(backend, registry_pb2.OCIRegistry(reference=f"{registry}/a/b:1", resolver=resolver))
         assert await stream.recv() is None  # it ended with the call that had it

@@ -66,6 +66,8 @@ class OCIRegistry:
     """A directory with ``hosts.toml`` files, on the machine of whoever does the transfer."""
     default_scheme: str = ""
     """``http`` or ``https``; empty: HTTP for loopback addresses alone."""
+    trace: Callable[[str], None] | None = None
+    """Told requests and answers as text, without secrets; on the event loop, must not block."""
 
     def __str__(self) -> str:
         return f"OCI Registry ({self.reference})"

@@ -56,6 +56,8 @@ class RegistryConfig:
     fast_enough: float = 60e6
     """Bytes per second of one connection from which on no further ones are opened."""
     retry_delays: tuple[float, ...] = (0.2, 0.8, 2.4)
+    trace: Callable[[str], None] | None = None
+    """Told requests and answers as text (``trace``), in a worker thread; must not block."""
 
 
 @dataclass(frozen=True, slots=True)

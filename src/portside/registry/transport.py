@@ -24,6 +24,7 @@ from portside import errors
 from portside.errors import Unavailable
 from portside.registry.auth import MAX_TOKEN_ANSWER, Authorizer
 from portside.registry.endpoints import Credentials, Endpoint, RegistryConfig, is_loopback, origin_of
+from portside.registry.trace import answer_text, request_text
 
 Response = urllib3.BaseHTTPResponse
 MAX_REDIRECTS = 10
@@ -155,10 +156,16 @@ class Transport:
             time.sleep(delays.pop(0))
 
     def _send(self, method: str, url: str, headers: dict[str, str], body: Body | None, own: bool) -> Response:
-        return self._pool(url, own).urlopen(
+        trace = self._config.trace
+        if trace is not None:
+            trace(request_text(method, url, headers))
+        response: Response = self._pool(url, own).urlopen(
             method, url, headers=headers, body=body.open() if body is not None else None,
             redirect=False, retries=False, preload_content=False, decode_content=False,
         )  # type: ignore[no-untyped-call, no-any-return, unused-ignore]  # fmt: skip
+        if trace is not None:
+            trace(answer_text(method, url, response.status, response.headers))
+        return response
 
     def _pool(self, url: str, own: bool) -> urllib3.PoolManager:
         """One pool for the endpoint, which may get our certificate, one for everybody else; per proxy."""

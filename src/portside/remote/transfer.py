@@ -7,9 +7,10 @@ it answered the call comes to its end: upstream containerd does not end the stre
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -191,6 +192,10 @@ class _Session:
         resolver = registry_pb2.RegistryResolver(
             headers=end.headers, host_dir=end.host_dir, default_scheme=end.default_scheme
         )
+        if end.trace is not None:
+            resolver.http_debug = registry_pb2.BOTH
+            resolver.logs_stream, stream = await self._open("http-debug-logs")
+            self._rest.append(self.group.create_task(_show(stream, end.trace)))
         if end.credentials is not None:
             resolver.auth_stream, stream = await self._open("creds")
             self._others.append(self.group.create_task(_answer(stream, end.credentials)))
@@ -230,6 +235,17 @@ async def _next(stream: Stream) -> AnyMessage | None:
         return await stream.recv()
     except Cancelled:
         return None
+
+
+async def _show(stream: Stream, trace: Callable[[str], None]) -> bool:
+    """What a server tells of its requests, in pieces as they come."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    try:
+        async for chunk in read_bytes(stream, "log stream"):
+            trace(decoder.decode(chunk))
+    except Cancelled:
+        pass  # it is no part of what is transferred
+    return True
 
 
 async def _feed(stream: Stream, chunks: Chunks) -> None:

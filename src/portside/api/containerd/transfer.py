@@ -6,6 +6,8 @@ Streams belong to the call from when it takes them: they are closed when it has 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -48,14 +50,17 @@ from portside.wire.pb.containerd.types.transfer import (
 from portside.wire.pb.google.protobuf import any_pb2, empty_pb2
 from portside.wire.pb.portside.types.transfer.v1 import snapshot_pb2
 
+log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["Transfer"]
 
 AUTH_SECONDS = 120.0
 """For a client to answer a question for credentials; it may have to ask a person."""
 MAX_PENDING = 4096
 """Progress records kept for a reader who is slow; beyond it the oldest go."""
+MAX_LOG = 1 << 20
+"""Characters of requests and answers kept for a reader who is slow; beyond it what comes is left out."""
 FLUSH_SECONDS = 2.0
-"""For a reader of progress to take what is left when the transfer has ended."""
+"""For a reader of progress or logs to take what is left when the transfer has ended."""
 
 _KINDS: dict[str, type[Any]] = {
     kind.DESCRIPTOR.full_name: kind
@@ -92,6 +97,7 @@ class _Objects:
         self._streams: list[Stream] = []
         self._outputs: list[tuple[Stream, ByteWriter]] = []
         self._progress: _ProgressQueue | None = None
+        self._logs: _LogQueue | None = None
 
     async def __aenter__(self) -> _Objects:
         return self
@@ -105,6 +111,8 @@ class _Objects:
                 await stream.fail("the transfer has failed")
         if self._progress is not None:
             await self._progress.close()
+        if self._logs is not None:
+            await self._logs.close()
         for stream in self._streams:
             await stream.close()
 
@@ -147,11 +155,15 @@ class _Objects:
 
     async def _registry(self, message: registry_pb2.OCIRegistry) -> OCIRegistry:
         resolver = message.resolver
-        if resolver.logs_stream:
-            await self._take(resolver.logs_stream)  # nothing is written to it; it ends with the call
+        trace: Callable[[str], None] | None = None
+        if resolver.http_debug:
+            trace = _to_our_log
+            if resolver.logs_stream:
+                self._logs = _LogQueue(await self._take(resolver.logs_stream))
+                trace = self._logs.put
         credentials = _asker(await self._take(resolver.auth_stream)) if resolver.auth_stream else None
         return OCIRegistry(
-            message.reference, credentials, dict(resolver.headers), resolver.host_dir, resolver.default_scheme
+            message.reference, credentials, dict(resolver.headers), resolver.host_dir, resolver.default_scheme, trace
         )
 
     async def _take(self, id: str) -> Stream:
@@ -175,6 +187,10 @@ def _parsed(value: AnyMessage, what: str) -> Any:
     if kind is None:
         raise InvalidArgument(f"{what}: {value.type_url[:200]!r} is not an object of transfers")
     return parse_any(value, kind, what)
+
+
+def _to_our_log(text: str) -> None:
+    log.debug("%s", text.rstrip())
 
 
 def _asker(stream: Stream) -> CredentialsCallback:
@@ -239,5 +255,53 @@ class _ProgressQueue:
                 self._idle.set()
         except PortsideError:
             self._pending.clear()  # nobody listens any more
+        finally:
+            self._idle.set()
+
+
+class _LogQueue:
+    """Text on its way to a client; a transfer never waits for it either."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._writer = ByteWriter(stream, "log stream")
+        self._pending: list[str] = []
+        self._size = 0
+        self._news, self._idle = asyncio.Event(), asyncio.Event()
+        self._idle.set()
+        self._task = asyncio.create_task(self._send(), name="log of a transfer")
+
+    def put(self, text: str) -> None:
+        """Send it when its turn comes."""
+        if self._task.done() or self._size >= MAX_LOG:
+            return
+        self._pending.append(text)
+        self._size += len(text)
+        self._idle.clear()
+        self._news.set()
+
+    async def close(self) -> None:
+        """What is left goes to a reader who takes it soon."""
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self._idle.wait()
+        except TimeoutError:
+            pass
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._writer.stop()
+
+    async def _send(self) -> None:
+        try:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                while self._pending:
+                    data = "".join(self._pending).encode()
+                    self._pending.clear()
+                    self._size = 0
+                    await self._writer.write(data)
+                self._idle.set()
+        except PortsideError:
+            return  # nobody listens any more
         finally:
             self._idle.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -36,11 +37,18 @@ async def registry_of(end: OCIRegistry, config: TransferConfig) -> AsyncIterator
             return AUTHORIZATION_HEADER, found.header
         return found.username or IDENTITY_TOKEN, found.secret
 
+    loop = asyncio.get_running_loop()
+
+    def trace(text: str) -> None:
+        assert end.trace is not None
+        loop.call_soon_threadsafe(end.trace, text)
+
     registry = Registry(
         RegistryConfig(
             plain_http=_PLAIN[end.default_scheme], headers=dict(end.headers),
             hosts_dir=end.host_dir or config.config_path or None,
             credentials=credentials if end.credentials is not None else None,
+            trace=trace if end.trace is not None else None,
         )
     )  # fmt: skip
     try:
