@@ -18,6 +18,7 @@ from portside.core.tasks import TaskIO
 from portside.engine.engine import EngineConfig, LocalBackend
 from portside.engine.mounting import LoopHandler, mount_at, mount_points, unmount_at
 from portside.engine.mounts import MountKeeper
+from portside.engine.root_mounts import with_devices
 from portside.errors import AlreadyExists, FailedPrecondition, NotFound, PortsideError, Unimplemented
 from portside.linux import loop
 from tests.contracts.local import LocalBackend as Stores
@@ -214,7 +215,8 @@ def box(tmp_path):
     return image
 
 
-async def test_a_task_on_a_root_that_must_be_activated(tmp_path, box):
+@pytest.mark.parametrize("by", ["handler", "option"])
+async def test_a_task_on_a_root_that_must_be_activated(tmp_path, box, by):
     """The mounts are made for the task and gone with it; an attempt that fails leaves none."""
     config = EngineConfig(tmp_path / "root", tmp_path / "state")
     backend = await LocalBackend.open(config)
@@ -224,6 +226,8 @@ async def test_a_task_on_a_root_that_must_be_activated(tmp_path, box):
         spec = AnyMessage(SPEC, bundles.dump(bundles.spec("sh", "-c", "echo $(ls / | head -1) > /seen", cgroup=cgroup)))
         await services.containers.create(Container("one", "io.containerd.runc.v2", spec))
         mounts = [Mount("loop", str(box)), Mount("format/ext4", "{{ mount 0 }}")]
+        if by == "option":
+            mounts = [Mount("ext4", str(box), options=("rw", "loop"))]
         async with asyncio.timeout(40 * SLOWNESS):
             for _ in range(2):
                 await services.tasks.create("one", mounts, TaskIO())
@@ -249,3 +253,15 @@ def written(image):
     """What the task wrote to its root."""
     command = ["debugfs", "-R", "cat /seen", str(image)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_devices_for_the_option_loop():
+    plain = [Mount("bind", "/a"), Mount("ext4", "/b", options=("ro",))]
+    assert with_devices(plain) == plain
+    assert with_devices([plain[0], Mount("ext4", "/b", "/t", ("ro", "loop"))]) == [
+        plain[0],
+        Mount("loop", "/b", options=("ro",)),
+        Mount("format/ext4", "{{ mount 1 }}", "/t", ("ro",)),
+    ]
+    chained = [Mount("erofs", "/b", options=("ro", "loop")), Mount("format/overlay", "overlay")]
+    assert with_devices(chained) == chained

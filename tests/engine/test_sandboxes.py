@@ -17,9 +17,11 @@ from portside.core.containers import Container
 from portside.core.mount import Mount
 from portside.core.sandboxes import NOT_READY, READY, Sandbox
 from portside.core.tasks import TaskIO
+from portside.engine import sandboxes as engine_sandboxes
 from portside.engine.engine import EngineConfig, LocalBackend
 from portside.errors import (
     AlreadyExists,
+    DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -28,10 +30,14 @@ from portside.errors import (
 )
 from portside.remote.backend import RemoteBackend
 from portside.shim.record import start_time
+from portside.supervisor import sandbox as sandbox_module
 from portside.supervisor.connection import ShimConnection
-from portside.wire.codec import decode
+from portside.supervisor.sandbox import SERVICE, ShimSandbox
+from portside.wire.codec import decode, encode
 from portside.wire.grpc.server import GrpcServer
 from portside.wire.tables import containerd_events
+from portside.wire.tables.containerd_runtime_sandbox_v1 import SERVICES
+from portside.wire.ttrpc.client import TtrpcClient
 from tests.support import bundles
 from tests.support.images import BUSYBOX
 from tests.support.peers import SLOWNESS, need_root
@@ -421,3 +427,70 @@ async def test_its_tasks_end_when_its_shim_dies(config, container):
         await services.tasks.delete("one")
         await controller.shutdown("pod")
         assert left(config) == []
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+async def test_a_shim_that_is_mute(config, monkeypatch, adopted):
+    """It can be shut down all the same; whoever waits hears that it was killed."""
+    monkeypatch.setattr(sandbox_module, "END_TIMEOUT", 0.2)
+    monkeypatch.setattr(engine_sandboxes, "END_TIMEOUT", 0.2)
+    async with opened(config) as backend:
+        controller = backend.bind("default").sandbox_controller("shim")
+        await controller.create(POD)
+        pid = (await controller.start("pod")).pid
+        if adopted:
+            await backend.close()
+            backend = await LocalBackend.open(config)
+            controller = backend.bind("default").sandbox_controller("shim")
+            await controller.status("pod")
+        waiting = asyncio.ensure_future(controller.wait("pod"))
+        await asyncio.sleep(0)
+        stop_all(pid)
+        monkeypatch.setattr(ShimSandbox.call, "__defaults__", (0.2,))
+        with pytest.raises(DeadlineExceeded):
+            await controller.status("pod")
+        await controller.shutdown("pod")
+        assert not start_time(pid)
+        assert (await asyncio.gather(waiting, return_exceptions=True))[0] is not None
+        assert left(config) == []
+        if adopted:
+            await backend.close()
+
+
+def stop_all(pid):
+    """Stop a shim and its worker."""
+    for process in (pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())):
+        os.kill(process, signal.SIGSTOP)
+
+
+async def test_odd_calls_to_the_shim(controller):
+    """What a peer of the shim's socket can say."""
+    await controller.create(POD)
+    instance = await controller.start("pod")
+    address = instance.address.removeprefix("ttrpc+unix://")
+    client = await TtrpcClient.connect(address, DEADLINE)
+
+    async def call(method, payload):
+        return await client.call(SERVICE, method, payload, timeout=DEADLINE, metadata={})
+
+    try:
+        for method, fields, error in (
+            ("CreateSandbox", {"sandbox_id": "two", "bundle_path": "/x"}, AlreadyExists),
+            ("StartSandbox", {"sandbox_id": "two"}, NotFound),
+            ("StartSandbox", {}, NotFound),
+            ("StopSandbox", {"sandbox_id": "two"}, NotFound),
+            ("WaitSandbox", {"sandbox_id": "two"}, NotFound),
+            ("SandboxMetrics", {"sandbox_id": "two"}, NotFound),
+            ("ShutdownSandbox", {"sandbox_id": "two"}, NotFound),
+        ):
+            request = SERVICES[SERVICE][method][0]
+            with pytest.raises(error):
+                await call(method, encode(request, fields))
+        with pytest.raises(InvalidArgument):
+            await call("PingSandbox", b"\xff\xff")
+        with pytest.raises(Unimplemented):
+            await call("Nothing", b"")
+        assert await call("PingSandbox", encode(SERVICES[SERVICE]["PingSandbox"][0], {"sandbox_id": "pod"})) == b""
+    finally:
+        await client.close()
+    await controller.shutdown("pod")

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Sequence
 
 from portside.core.mount import Mount
+from portside.engine.mount_types import TRANSFORMERS
 from portside.engine.mounts import MountKeeper
 from portside.errors import NotFound, PortsideError
 
@@ -28,6 +29,7 @@ class RootMounts:
 
     async def make(self, namespace: str, container_id: str, mounts: Sequence[Mount]) -> tuple[str, Sequence[Mount]]:
         """The activation's name, and what is left for the runtime to mount: ``mounts``, if they are the kernel's."""
+        mounts = with_devices(mounts)
         if not self._keeper.knows(mounts):
             return "", mounts
         name = f"{container_id}/{secrets.token_hex(4)}"
@@ -47,3 +49,24 @@ class RootMounts:
                 pass
             except PortsideError as error:
                 log.warning("mounts %s/%s: %s", namespace, found, error)
+
+
+def with_devices(mounts: Sequence[Mount]) -> Sequence[Mount]:
+    """``mounts`` with a loop device before each that has the option ``loop``, as mount(8) would make one.
+
+    A list whose mounts refer to each other by number stays as it is.
+    """
+    if not any("loop" in mount.options for mount in mounts):
+        return mounts
+    if any(mount.type.partition("/")[0] in TRANSFORMERS for mount in mounts):
+        return mounts
+    expanded: list[Mount] = []
+    for mount in mounts:
+        if "loop" not in mount.options:
+            expanded.append(mount)
+            continue
+        options = tuple(option for option in mount.options if option != "loop")
+        expanded.append(Mount("loop", mount.source, options=("ro",) if "ro" in options else ()))
+        source = f"{{{{ mount {len(expanded) - 1} }}}}"
+        expanded.append(Mount(f"format/{mount.type}", source, mount.target, options))
+    return expanded

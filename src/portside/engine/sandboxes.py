@@ -25,7 +25,15 @@ from portside.core.sandboxes import NOT_READY, Sandbox, SandboxExit, SandboxInst
 from portside.core.tasks import Metric
 from portside.core.work import in_thread
 from portside.engine.tasks import RUNTIMES
-from portside.errors import AlreadyExists, FailedPrecondition, NotFound, PortsideError, Unavailable, Unimplemented
+from portside.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    FailedPrecondition,
+    NotFound,
+    PortsideError,
+    Unavailable,
+    Unimplemented,
+)
 from portside.metadata.background import Background
 from portside.oci.platform import Platform
 from portside.shim.outbox import timestamp
@@ -148,7 +156,7 @@ class ShimSandboxes:
     async def _adopt_one(self, bundle: Bundle) -> None:
         sandbox = ShimSandbox(bundle, await in_thread(lambda: bundle.address), -1)
         try:
-            await sandbox.call("PingSandbox", ADOPT_TIMEOUT)
+            await sandbox.find_shim(ADOPT_TIMEOUT)
         except (Unavailable, NotFound) as error:
             log.warning("sandbox %s/%s: its shim is gone: %s", bundle.namespace, bundle.id, error)
             await sandbox.close()
@@ -252,8 +260,10 @@ class ShimController:
     async def shutdown(self, id: str) -> None:
         """See ``SandboxController``; FailedPrecondition while it has tasks."""
         sandbox = await self._find(id)
-        with contextlib.suppress(Unavailable):  # Its shim is dead: what is left of it goes.
+        try:
             await sandbox.call("ShutdownSandbox")
+        except (Unavailable, DeadlineExceeded) as error:  # Dead or mute: what is left of it goes.
+            log.warning("sandbox %s/%s: its shim does not answer, ending it: %s", self._namespace, id, error)
         await self._sandboxes.remove(sandbox)
 
     async def metrics(self, id: str) -> Metric:

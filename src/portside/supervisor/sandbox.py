@@ -33,7 +33,7 @@ class ShimSandbox:
     """One sandbox. ``close`` lets go of it; it goes on."""
 
     def __init__(self, bundle: Bundle, address: str, pidfd: int) -> None:
-        """``pidfd`` (owned from now on) is of the shim; -1 if it was there before us."""
+        """``pidfd`` (owned from now on) is of the shim; -1 if it was there before us: see ``find_shim``."""
         self.bundle = bundle
         self.address = address
         self._connection = ShimConnection(address, bundle.namespace, SERVICE, SERVICES[SERVICE])
@@ -53,15 +53,19 @@ class ShimSandbox:
             raise Unavailable(f"wait for sandbox {self.bundle.id}: the daemon lets go of it")
         return self._ending.result()
 
+    async def find_shim(self, timeout: float = CALL_TIMEOUT) -> None:
+        """Ask for the process that it is, if that is not known. Unavailable if it is gone; what the shim says."""
+        if self._pidfd < 0:
+            pid: int = (await self.call("SandboxStatus", timeout))["pid"]
+            try:
+                self._pidfd = os.pidfd_open(pid)
+            except OSError as error:
+                raise Unavailable(f"sandbox {self.bundle.id}: its shim {pid} is gone") from error
+
     async def pidfd(self) -> int:
         """A pidfd of its shim, the caller's. Unavailable if that is gone."""
-        if self._pidfd >= 0:
-            return os.dup(self._pidfd)
-        pid: int = (await self.call("SandboxStatus"))["pid"]
-        try:
-            return os.pidfd_open(pid)
-        except OSError as error:
-            raise Unavailable(f"sandbox {self.bundle.id}: its shim {pid} is gone") from error
+        await self.find_shim()
+        return os.dup(self._pidfd)
 
     async def end(self, timeout: float = END_TIMEOUT) -> None:
         """The sandbox is shut down, or to be given up: see that the shim ends, by itself within ``timeout`` seconds."""
