@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import pytest
 
-from portside.api.containerd import streaming, transfer
+from portside.api.containerd import streaming, transfer, transfer_streams
 from portside.api.containerd.methods import containerd_methods
 from portside.core.anymessage import AnyMessage
 from portside.core.settings import ImageVerifiers
@@ -39,6 +39,7 @@ from portside.errors import (
     PermissionDenied,
     PortsideError,
     ResourceExhausted,
+    Unavailable,
     Unimplemented,
 )
 from portside.remote.backend import RemoteBackend
@@ -248,8 +249,8 @@ async def test_more_than_the_window_is_refused(served: Served) -> None:
 
 async def test_progress_of_many_objects_is_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody reads it, for ever: the newest of each object is kept, up to a limit, and closing does not hang."""
-    monkeypatch.setattr(transfer, "MAX_PENDING", 100)
-    monkeypatch.setattr(transfer, "FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr(transfer_streams, "MAX_PENDING", 100)
+    monkeypatch.setattr(transfer_streams, "FLUSH_SECONDS", 0.01)
     made = await served.engine.bind("default").streaming.create("unread")
     objects = transfer._Objects(served.engine.bind("default").streaming)
     async with objects:
@@ -381,3 +382,24 @@ async def until_async(condition: Callable[[], Awaitable[object]]) -> None:
 
 async def _none(found: Awaitable[Sequence[object]]) -> bool:
     return not await found
+
+
+async def test_a_log_that_nobody_reads(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer_streams, "FLUSH_SECONDS", 0.01)
+    made = await served.engine.bind("default").streaming.create("log")
+    taken = await served.engine.bind("default").streaming.take("log")
+    queue = transfer_streams.LogQueue(taken)
+    for _ in range(100_000):
+        queue.put("x" * 100)
+    assert queue._size <= transfer_streams.MAX_LOG + 100
+    await queue.close()
+    await taken.close()
+    assert await made.recv() is None
+
+
+async def test_a_question_that_nobody_answers(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer_streams, "AUTH_SECONDS", 0.01)
+    await served.engine.bind("default").streaming.create("auth")
+    ask = transfer_streams.asker(await served.engine.bind("default").streaming.take("auth"))
+    with pytest.raises(Unavailable, match=r"credentials for host\.example: no answer"):
+        await ask("host.example", "host.example/x:1")

@@ -5,39 +5,33 @@ Streams belong to the call from when it takes them: they are closed when it has 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from portside.api.containerd.transfer_streams import LogQueue, ProgressQueue, asker
 from portside.api.context import bound
 from portside.client.byte_streams import ByteWriter, read_bytes
 from portside.convert.transfer import (
-    credentials_from_any,
     image_store_from_pb,
-    pack_any,
     parse_any,
     platforms_from_pb,
-    progress_to_any,
     snapshot_from_pb,
 )
 from portside.core.anymessage import AnyMessage
 from portside.core.services import Backend
 from portside.core.streaming import Stream, StreamService
 from portside.core.transfer import (
-    CredentialsCallback,
     ImageExportStream,
     ImageImportStream,
     OCIRegistry,
-    Progress,
     ProgressCallback,
     ReadStream,
-    RegistryCredentials,
     TransferObject,
     WriteStream,
 )
-from portside.errors import Cancelled, InvalidArgument, PortsideError, Unavailable, Unimplemented
+from portside.errors import InvalidArgument, Unimplemented
 from portside.wire.grpc.service import Call
 from portside.wire.pb.containerd.services.transfer.v1 import transfer_pb2 as pb
 from portside.wire.pb.containerd.types.transfer import (
@@ -52,15 +46,6 @@ from portside.wire.pb.portside.types.transfer.v1 import snapshot_pb2
 
 log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["Transfer"]
-
-AUTH_SECONDS = 120.0
-"""For a client to answer a question for credentials; it may have to ask a person."""
-MAX_PENDING = 4096
-"""Progress records kept for a reader who is slow; beyond it the oldest go."""
-MAX_LOG = 1 << 20
-"""Characters of requests and answers kept for a reader who is slow; beyond it what comes is left out."""
-FLUSH_SECONDS = 2.0
-"""For a reader of progress or logs to take what is left when the transfer has ended."""
 
 _KINDS: dict[str, type[Any]] = {
     kind.DESCRIPTOR.full_name: kind
@@ -96,8 +81,8 @@ class _Objects:
         self._streaming = streaming
         self._streams: list[Stream] = []
         self._outputs: list[tuple[Stream, ByteWriter]] = []
-        self._progress: _ProgressQueue | None = None
-        self._logs: _LogQueue | None = None
+        self._progress: ProgressQueue | None = None
+        self._logs: LogQueue | None = None
 
     async def __aenter__(self) -> _Objects:
         return self
@@ -125,7 +110,7 @@ class _Objects:
         """The callback for a stream of progress; None without one."""
         if not id:
             return None
-        self._progress = _ProgressQueue(await self._take(id))
+        self._progress = ProgressQueue(await self._take(id))
         return self._progress.put
 
     async def convert(self, value: any_pb2.Any, role: str) -> TransferObject:
@@ -159,9 +144,9 @@ class _Objects:
         if resolver.http_debug:
             trace = _to_our_log
             if resolver.logs_stream:
-                self._logs = _LogQueue(await self._take(resolver.logs_stream))
+                self._logs = LogQueue(await self._take(resolver.logs_stream))
                 trace = self._logs.put
-        credentials = _asker(await self._take(resolver.auth_stream)) if resolver.auth_stream else None
+        credentials = asker(await self._take(resolver.auth_stream)) if resolver.auth_stream else None
         return OCIRegistry(
             message.reference, credentials, dict(resolver.headers), resolver.host_dir, resolver.default_scheme, trace
         )
@@ -191,117 +176,3 @@ def _parsed(value: AnyMessage, what: str) -> Any:
 
 def _to_our_log(text: str) -> None:
     log.debug("%s", text.rstrip())
-
-
-def _asker(stream: Stream) -> CredentialsCallback:
-    """Ask for credentials over a stream, one question after the other."""
-    one_at_a_time = asyncio.Lock()
-
-    async def ask(host: str, reference: str) -> RegistryCredentials | None:
-        async with one_at_a_time:
-            try:
-                async with asyncio.timeout(AUTH_SECONDS):
-                    await stream.send(pack_any(registry_pb2.AuthRequest(host=host, reference=reference)))
-                    answer = await stream.recv()
-            except TimeoutError:
-                raise Unavailable(f"credentials for {host}: no answer within {AUTH_SECONDS:.0f} s") from None
-            except Cancelled as error:
-                raise Unavailable(f"credentials for {host}: {error}") from error
-        return None if answer is None else credentials_from_any(answer, f"credentials for {host}")
-
-    return ask
-
-
-class _ProgressQueue:
-    """Progress on its way to a client. A transfer never waits for it: of an object and event the newest record is kept.
-
-    ``put`` is the callback; ``close`` ends it, and the stream with it.
-    """
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._pending: dict[tuple[str, str], Progress] = {}
-        self._news, self._idle = asyncio.Event(), asyncio.Event()
-        self._idle.set()
-        self._task = asyncio.create_task(self._send(), name="progress of a transfer")
-
-    def put(self, progress: Progress) -> None:
-        """Send it when its turn comes."""
-        if self._task.done():
-            return
-        if len(self._pending) >= MAX_PENDING:
-            del self._pending[next(iter(self._pending))]
-        self._pending[progress.name, progress.event] = progress
-        self._idle.clear()
-        self._news.set()
-
-    async def close(self) -> None:
-        """What is left goes to a reader who takes it soon."""
-        try:
-            async with asyncio.timeout(FLUSH_SECONDS):
-                await self._idle.wait()
-        except TimeoutError:
-            pass
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _send(self) -> None:
-        try:
-            while True:
-                await self._news.wait()
-                self._news.clear()
-                while self._pending:
-                    await self._stream.send(progress_to_any(self._pending.pop(next(iter(self._pending)))))
-                self._idle.set()
-        except PortsideError:
-            self._pending.clear()  # nobody listens any more
-        finally:
-            self._idle.set()
-
-
-class _LogQueue:
-    """Text on its way to a client; a transfer never waits for it either."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._writer = ByteWriter(stream, "log stream")
-        self._pending: list[str] = []
-        self._size = 0
-        self._news, self._idle = asyncio.Event(), asyncio.Event()
-        self._idle.set()
-        self._task = asyncio.create_task(self._send(), name="log of a transfer")
-
-    def put(self, text: str) -> None:
-        """Send it when its turn comes."""
-        if self._task.done() or self._size >= MAX_LOG:
-            return
-        self._pending.append(text)
-        self._size += len(text)
-        self._idle.clear()
-        self._news.set()
-
-    async def close(self) -> None:
-        """What is left goes to a reader who takes it soon."""
-        try:
-            async with asyncio.timeout(FLUSH_SECONDS):
-                await self._idle.wait()
-        except TimeoutError:
-            pass
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        await self._writer.stop()
-
-    async def _send(self) -> None:
-        try:
-            while True:
-                await self._news.wait()
-                self._news.clear()
-                while self._pending:
-                    data = "".join(self._pending).encode()
-                    self._pending.clear()
-                    self._size = 0
-                    await self._writer.write(data)
-                self._idle.set()
-        except PortsideError:
-            return  # nobody listens any more
-        finally:
-            self._idle.set()
