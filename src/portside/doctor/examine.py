@@ -78,7 +78,11 @@ async def _repaired(
         examination = _Examination(root, state_directory, False, progress)
     report = await examination.run(True, verify)
     report.repaired += repaired
-    await Repair(root, state_directory, examination.records.state, report, registry, progress).run()
+    if repaired:
+        report.notes.append(
+            "orphans were left, as what they belonged to may be lost with the records; see, and run again"
+        )
+    await Repair(root, state_directory, examination.records.state, report, registry, progress).run(orphans=not repaired)
     after = await _Examination(root, state_directory, False, progress).run(False, False)
     report.uses = after.uses
     known = {(finding.kind, finding.name) for finding in report.findings}

@@ -8,8 +8,9 @@ In this order, each only for what those before it do not have:
                             bundles of tasks; images by the manifests that nothing else names
 
 What the disk cannot tell is lost: names of images (unless an annotation says one, else ``rebuilt/<digest>``), labels
-set by clients, leases, containers whose tasks are gone. Content goes to the namespaces that have a snapshot of it, else
-to ``default``. What nothing refers to then is held by a lease, ``rebuilt``, for ``GRACE_DAYS`` days.
+set by clients, leases, containers whose tasks are gone; a snapshot without its note or its parent is kept by itself, as
+``rebuilt/<number>``. Content goes to the namespaces that have a snapshot of it, else to ``default``. What nothing
+refers to then is held by a lease, ``rebuilt``, for ``GRACE_DAYS`` days.
 
 The old file is set aside, never deleted. A new one is written whole under a private name, then renamed.
 """
@@ -199,26 +200,38 @@ class _Disk:
 
     def _snapshots(self) -> None:
         for name, driver in self._drivers.items():
-            recorded = {
-                snapshot.number
-                for scope in self._known.scopes(SNAPSHOTS)
-                if scope[1] == name
-                for snapshot in self._known.rows(SNAPSHOTS, scope).values()
-            }
-            found = {
-                number: each for number in driver.ids() if number not in recorded for each in _about(driver, number)
-            }
-            for number in sorted(found):
-                self._snapshot(name, driver, number, *found[number])
+            recorded = self._recorded(name)
+            for number in driver.ids():
+                if number not in recorded:
+                    for namespace, info in _about(driver, number):
+                        self._snapshot(name, driver, number, namespace, info)
             counter = max([*driver.ids(), self._known.get(COUNTERS, (), f"snapshot/{name}") or 0])
             self._known.apply(Change(COUNTERS, (), f"snapshot/{name}", counter))
         self._prune()
+        for name, driver in self._drivers.items():
+            for number in sorted(set(driver.ids()) - self._recorded(name)):
+                self._stray(name, driver, number)
+
+    def _recorded(self, name: str) -> set[int]:
+        return {
+            snapshot.number
+            for scope in self._known.scopes(SNAPSHOTS)
+            if scope[1] == name
+            for snapshot in self._known.rows(SNAPSHOTS, scope).values()
+        }
 
     def _snapshot(self, name: str, driver: DirectoryDriver, number: int, namespace: str, info: SnapshotInfo) -> None:
         scope = (namespace, name)
         if self._known.get(SNAPSHOTS, scope, info.name) is None:
             usage = driver.usage(number) if info.kind == Kind.COMMITTED else None
             self._put(SNAPSHOTS, scope, info.name, Snapshot(info, number, usage))
+
+    def _stray(self, name: str, driver: DirectoryDriver, number: int) -> None:
+        """Files that somebody may miss, of which it is not known what they were or what they stood on."""
+        namespace = next((namespace for namespace, _ in _about(driver, number)), DEFAULT_NAMESPACE)
+        made = self._made_ns(driver.files(number))
+        info = SnapshotInfo(f"rebuilt/{number}", "", Kind.ACTIVE, {}, made, made)
+        self._put(SNAPSHOTS, (namespace, name), info.name, Snapshot(info, number))
 
     def _prune(self) -> None:
         """Take back those whose parents could not be found, and what stands on them."""

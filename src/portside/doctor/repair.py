@@ -69,12 +69,15 @@ class Repair:
         self._drivers = drivers_of(root)
         self._owners = Owners(state)
 
-    async def run(self) -> None:
-        """All of it; what could be mended is no longer among the findings."""
+    async def run(self, *, orphans: bool) -> None:
+        """All of it, ``orphans`` if they may go; what could be mended is no longer among the findings."""
         findings, self._report.findings = self._report.findings, []
         for finding in findings:
             if finding.kind.startswith("orphan "):
-                self._try(finding)
+                if orphans:
+                    self._try(finding)
+                else:
+                    self._report.findings.append(finding)
         for driver in self._drivers.values():
             driver.sweep()
         lost = await self._content([each for each in findings if each.kind in ("missing blob", "corrupt blob")])
