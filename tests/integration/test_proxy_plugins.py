@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.support import leftovers
+from tests.support import images, leftovers
 from tests.support.peers import Daemon, wait_for
 from tests.support.plugins import served
 
@@ -90,5 +92,35 @@ def test_one_that_hangs_and_one_that_dies(tmp_path: Path, busybox: str) -> None:
                 assert daemon.portside(*run).stdout == "ran\n"
                 daemon.portside("rmi", busybox)
                 wait_for(lambda: not os.listdir(tmp_path / "s/root/snapshots"), "the snapshots to go")
+        finally:
+            daemon.stop()
+
+
+@pytest.mark.parametrize("round", range(60 if os.environ.get("PORTSIDE_SOAK") else 2))
+def test_the_daemon_is_killed_while_it_unpacks(tmp_path: Path, registry: str, round: int) -> None:
+    """Wherever that is, the next daemon and a collection leave there what is referenced and nothing else."""
+    parts = [images.tar_layer(images.busybox_files())]
+    parts += [images.tar_layer({f"file{n}": bytes([round, n]) * 500_000}) for n in range(5)]
+    name = images.push(registry, f"test/many{round}", "latest", images.make_image(parts))
+    places = tmp_path / "s/root/snapshots"
+    with served(tmp_path / "s", "snapshot") as peer:
+        daemon = Daemon(tmp_path, ONE.format(snapshot=peer.socket))
+        daemon.start()
+        try:
+            command = [sys.executable, "-m", "portside.cli.main", "-a", str(daemon.socket), "pull", "-q"]
+            pull = subprocess.Popen(
+                [*command, "--snapshotter", "elsewhere", name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            wait_for(lambda: len(os.listdir(places)) > round % 6, "snapshots to appear")
+            daemon.kill()
+            pull.wait()
+            daemon.start()
+            for lease in daemon.ctr("leases", "ls", "-q").stdout.split():
+                daemon.ctr("leases", "rm", "--sync", lease)
+            daemon.portside("pull", "-q", "--snapshotter", "elsewhere", name)
+            assert daemon.portside("run", "--rm", "--snapshotter", "elsewhere", name, "echo", "ran").stdout == "ran\n"
+            wait_for(lambda: len(os.listdir(places)) == len(parts), "what the crash left to go")
+            daemon.portside("rmi", name)
+            wait_for(lambda: not os.listdir(places), "the snapshots to go")
         finally:
             daemon.stop()
