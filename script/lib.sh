@@ -8,7 +8,7 @@ python=${PYTHON:-/usr/bin/python3}
 # Packages to run containers at all, and the real peers that the tests and benchmarks talk to.
 run_packages=(python3 python3-venv ca-certificates libseccomp2 iproute2)
 demo_packages=("${run_packages[@]}" busybox-static docker-registry)
-test_packages=("${demo_packages[@]}" containerd runc nghttp2-client skopeo umoci e2fsprogs strace procps openssl)
+test_packages=("${demo_packages[@]}" containerd runc nghttp2-client skopeo umoci e2fsprogs strace procps openssl stargz-snapshotter)
 
 say() { printf '\033[1m== %s\033[0m\n' "$*"; }
 
