@@ -1,0 +1,50 @@
+"""Go's regular expressions in terms of Python's: what they mean, and what is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portside.core.expressions import search_of
+
+
+@pytest.mark.parametrize(
+    ("expression", "text", "expected"),
+    [
+        ("^a.c$", "abc", True),
+        ("c$", "abc\n", False),
+        ("(?m)c$", "abc\nd", True),
+        ("(?m:c$).d|c$", "c\n", False),
+        ("(?i)ABC", "xabc", True),
+        ("a(?i)B|c", "C", True),
+        ("(a(?i)b)c", "aBC", False),
+        ("(?U)a+?$", "aaa", True),
+        ("[[:alpha:]]+[^[:digit:]]", "ab", True),
+        ("[]a&&b]", "&", True),
+        ("[a-c\\]x]", "]", True),
+        (r"\d\w\s\.", "1_ .", True),
+        (r"\x41\x{42}\103\z", "ABC", True),
+        (r"\Qa.c\E+", "a.cc", True),
+        (r"\w", "é", False),
+        ("a{2,3}b{,2}", "aab{,2}", True),
+        ("(?P<name>a)(?:b)", "ab", True),
+        ("()|x", "", True),
+    ],
+)
+def test_expressions_mean_what_they_mean_in_go(expression, text, expected):
+    assert search_of(expression)(text) is expected
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["(", ")", "a)b(", "*", "a**", "a++", "a?+", "(?=a)", "(?<!a)", "(?#x)", "(?>a)", "(?x)a", r"(a)\1", r"\Z", r"\pL",
+     "[a", "a{1001}", "[[:none:]]", "a\\"],
+)  # fmt: skip
+def test_expressions_that_go_refuses_are_refused(expression):
+    assert search_of(expression) is None
+
+
+@given(st.text(alphabet="ab()[]{}|*+?.^$\\dQEx1,:imU-<>P", max_size=20))
+def test_any_expression_is_read_or_refused(expression):
+    search = search_of(expression)
+    if search is not None:
+        search("ab")
