@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support import leftovers
 from tests.support.peers import accepts, need_program, need_root, stop, wait_for
 
 NEWER = os.environ.get("PORTSIDE_CACHE", "/var/cache/portside") + "/forky/usr/bin/containerd"
@@ -44,3 +46,18 @@ def containerd(
         yield directory / "c.sock"
     finally:
         stop(process)
+        _clear_away(directory)
+
+
+def _clear_away(directory: Path) -> None:
+    """Shims and mounts of a test that failed halfway: they outlive their containerd, by design."""
+    for pid in leftovers.processes("containerd-shim-runc-v2"):
+        try:
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if os.fsencode(directory / "c.sock") in arguments:
+            os.kill(pid, signal.SIGKILL)
+    for place in sorted(leftovers.mounts(), reverse=True):
+        if place.startswith(f"{directory}/"):
+            subprocess.run(["umount", "-l", place], check=False)
