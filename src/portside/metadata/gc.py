@@ -26,7 +26,7 @@ SLICE = 0.001
 """Seconds the writer is held at a time."""
 BATCH = 64
 """Records removed in one transaction."""
-GRACE = 10.0
+GRACE = 5.0
 """Seconds that content, snapshots and mounts which nothing holds are spared by a collection that nobody waits for.
 Clients that know nothing of leases write first and refer to it later."""
 
