@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from portside.api.containerd import streaming, transfer, transfer_streams
 from portside.api.containerd.methods import containerd_methods
+from portside.convert.transfer import image_store_to_pb, snapshot_to_pb
 from portside.core.anymessage import AnyMessage
 from portside.core.settings import ImageVerifiers
 from portside.core.transfer import (
@@ -22,6 +24,7 @@ from portside.core.transfer import (
     ImageStore,
     OCIRegistry,
     Progress,
+    Snapshot,
 )
 from portside.engine.engine import EngineConfig
 from portside.engine.engine import LocalBackend as Engine
@@ -42,14 +45,17 @@ from portside.errors import (
     Unavailable,
     Unimplemented,
 )
+from portside.oci.platform import Platform
 from portside.remote.backend import RemoteBackend
 from portside.remote.caller import Caller
 from portside.remote.streaming import SERVICE
+from portside.remote.transfer import SERVICE as TRANSFER
 from portside.wire.grpc.client_call import Call
 from portside.wire.grpc.server import GrpcServer
 from portside.wire.pb.containerd.services.streaming.v1 import streaming_pb2 as pb
+from portside.wire.pb.containerd.services.transfer.v1 import transfer_pb2
 from portside.wire.pb.containerd.types.transfer import importexport_pb2
-from portside.wire.pb.google.protobuf import any_pb2
+from portside.wire.pb.google.protobuf import any_pb2, empty_pb2
 from tests.contracts.local import LocalBackend
 from tests.contracts.transfer import at
 from tests.support import images
@@ -403,3 +409,37 @@ async def test_a_question_that_nobody_answers(served: Served, monkeypatch: pytes
     ask = transfer_streams.asker(await served.engine.bind("default").streaming.take("auth"))
     with pytest.raises(Unavailable, match=r"credentials for host\.example: no answer"):
         await ask("host.example", "host.example/x:1")
+
+
+async def test_objects_of_any_bytes(served: Served) -> None:
+    """Whatever comes, the answer says whose fault it is, and nothing is left."""
+    chance = random.Random(20)
+    names = ImageStore("a/b:1", {"k": "v"}, (Platform("linux", "amd64"),), True, 3, (ImageReference("p", True, True),))
+    whole = {
+        "containerd.types.transfer.ImageStore": image_store_to_pb(names).SerializeToString(),
+        "containerd.types.transfer.ImageImportStream": b"\x0a\x03abc\x12\x01x\x18\x01",
+        "containerd.types.transfer.ImageExportStream": b"\x0a\x03abc\x1a\x07\x0a\x05linux\x20\x01",
+        "containerd.types.transfer.ReadStream": b"\x0a\x03abc",
+        "containerd.types.transfer.WriteStream": b"\x0a\x03abc",
+        "portside.types.transfer.v1.Snapshot": snapshot_to_pb(
+            Snapshot("k", "p", "native", {"a": "b"})
+        ).SerializeToString(),
+    }
+    caller = Caller(served.remote.channel, TRANSFER, "default")
+    fine = 0
+    for _ in range(400):
+        ends = []
+        for _ in range(2):
+            url, value = chance.choice(list(whole.items()))
+            data = bytearray(value)
+            for _ in range(chance.choice((0, 1, 3))):
+                data[chance.randrange(len(data))] = chance.randrange(256)
+            ends.append(any_pb2.Any(type_url=url, value=bytes(data[: chance.randrange(1, len(data) + 1)])))
+        request = transfer_pb2.TransferRequest(source=ends[0], destination=ends[1])
+        try:
+            await caller.call("Transfer", request, empty_pb2.Empty)
+            fine += 1
+        except (InvalidArgument, NotFound, Unimplemented):
+            continue
+    assert fine == 0
+    assert len(served.streams) == 0 and await served.engine.bind("default").leases.list() == []
