@@ -17,9 +17,7 @@ from portside.core.transfer import (
     WriteStream,
 )
 from portside.engine.streaming import LocalStreaming, StreamManager
-from portside.engine.transfer import archives, images, layers
 from portside.engine.transfer.config import TransferConfig
-from portside.engine.transfer.progress import Teller
 from portside.errors import Unimplemented
 from portside.metadata.store import Metadata
 
@@ -59,6 +57,10 @@ class LocalTransfer:
         self, source: TransferObject, destination: TransferObject, progress: ProgressCallback | None = None
     ) -> None:
         """Do it; Unimplemented for a pair that cannot be."""
+        # Imported by the first transfer: an engine that does none is the smaller for it.
+        from portside.engine.transfer import archives, images, layers
+        from portside.engine.transfer.progress import Teller
+
         services, config, tell = self._services, self._config, Teller(progress)
         match source, destination:
             case OCIRegistry(), ImageStore():
