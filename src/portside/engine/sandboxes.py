@@ -109,9 +109,9 @@ class ShimSandboxes:
         """It runs now: say so."""
         self._tell(sandbox, "start", "SandboxStart", {})
 
-    async def remove(self, sandbox: ShimSandbox) -> None:
+    async def remove(self, sandbox: ShimSandbox, timeout: float = END_TIMEOUT) -> None:
         """End the shim of a sandbox that was shut down or given up, and forget it."""
-        await self._background.finish(self._remove(sandbox))
+        await self._background.finish(self._remove(sandbox, timeout))
 
     async def _create(self, key: _Key, spec: AnyMessage | None, fields: Mapping[str, Any]) -> None:
         try:
@@ -137,14 +137,15 @@ class ShimSandboxes:
 
     async def _remove(self, sandbox: ShimSandbox, timeout: float = END_TIMEOUT) -> None:
         key = (sandbox.bundle.namespace, sandbox.bundle.id)
+        await sandbox.end(timeout)
         watch = self._watches.pop(key, None)
-        if watch is not None:
-            with contextlib.suppress(TimeoutError):  # It ends with the sandbox; a shim that is mute is killed below.
+        if watch is not None:  # It ends with the sandbox, or soon after the shim.
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CALL_TIMEOUT):
                     await asyncio.wait([watch])
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
-        await sandbox.end(timeout)
+        await sandbox.close()
         if self._sandboxes.get(key) is sandbox:
             del self._sandboxes[key]
         await in_thread(self._bundles.remove, sandbox.bundle)
@@ -264,7 +265,9 @@ class ShimController:
             await sandbox.call("ShutdownSandbox")
         except (Unavailable, DeadlineExceeded) as error:  # Dead or mute: what is left of it goes.
             log.warning("sandbox %s/%s: its shim does not answer, ending it: %s", self._namespace, id, error)
-        await self._sandboxes.remove(sandbox)
+            await self._sandboxes.remove(sandbox, 0.0)
+        else:
+            await self._sandboxes.remove(sandbox)
 
     async def metrics(self, id: str) -> Metric:
         """See ``SandboxController``."""

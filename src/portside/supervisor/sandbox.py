@@ -72,7 +72,6 @@ class ShimSandbox:
         if self._pidfd >= 0 and not await ended_within(self._pidfd, timeout):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        await self.close()
 
     async def close(self) -> None:
         """Let go of the shim."""
