@@ -30,6 +30,7 @@ from portside.oci.digest import Digest
 from portside.oci.platform import Platform
 from portside.wire.grpc.server import GrpcServer
 from portside.wire.grpc.service import methods_of
+from portside.wire.pb.containerd.services.content.v1 import content_pb2
 from portside.wire.pb.containerd.services.diff.v1 import diff_pb2
 from portside.wire.pb.containerd.services.snapshots.v1 import snapshots_pb2
 
@@ -37,6 +38,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="engines and snapshots
 
 IMPATIENT = {f"io.portside.timeout.proxy.{name}": 0.2 for name in ("call", "work", "layer")}
 SNAPSHOTS = snapshots_pb2.DESCRIPTOR.services_by_name["Snapshots"]
+CONTENT = content_pb2.DESCRIPTOR.services_by_name["Content"]
 DIFF = diff_pb2.DESCRIPTOR.services_by_name["Diff"]
 
 
@@ -82,7 +84,7 @@ class Silent:
             await asyncio.Event().wait()
             yield None
 
-        return stream if name == "list" else method
+        return stream if name in ("list", "write") else method
 
 
 async def serve(socket, service, implementation):
@@ -210,6 +212,45 @@ async def test_a_list_without_end(backend, snapshots, socket, monkeypatch):
     with pytest.raises(FailedPrecondition, match="more than 1000 snapshots"):
         await snapshots.cleanup()
     await server.drain(0)
+
+
+class TestContent:
+    @pytest.fixture
+    def config(self, config, socket):
+        proxies = {"blobs": ProxyPlugin("content", socket)}
+        return replace(config, proxy_plugins=proxies, disabled_plugins=("io.containerd.content.v1.content",))
+
+    async def test_nobody_is_there(self, backend, socket):
+        content = backend.bind("default").content
+        with pytest.raises(Unavailable, match=f"content store blobs at {socket}"):
+            await content.writer("ref", 5)
+        with pytest.raises(NotFound):
+            await content.open(Digest.of(b"x"))
+
+    async def test_one_that_hangs(self, backend, socket):
+        server = await serve(socket, CONTENT, Silent())
+        with pytest.raises(DeadlineExceeded, match=r"content store blobs at .*: no answer within 0.2 s"):
+            await backend.bind("default").content.writer("ref", 5)
+        assert await backend.bind("default").snapshotter("native").prepare("a")
+        await server.drain(0)
+
+    async def test_one_that_dies_while_it_is_written_to(self, tmp_path, backend, socket):
+        host = await PluginHost.start("content", socket, root=tmp_path / "peer")
+        content = backend.bind("default").content
+        writer = await content.writer("ref", 10)
+        await writer.write(b"12345")
+        await host.stop(0)
+        with pytest.raises(Unavailable):
+            await writer.commit(10)
+        host = await PluginHost.start("content", socket, root=tmp_path / "peer")
+        writer = await content.writer("ref", 10)
+        await writer.write(b"1234567890"[(await writer.status()).offset :])
+        digest = await writer.commit(10, Digest.of(b"1234567890"))
+        reader = await content.open(digest)
+        assert await reader.read(2, 3) == b"345"
+        await host.stop(0)
+        with pytest.raises(Unavailable, match="content store blobs"):
+            await reader.read(0, 3)
 
 
 class TestDiffers:

@@ -25,11 +25,12 @@ _PIECE = 1 << 20
 
 
 class ForeignBlobs:
-    """``store`` is somebody else's, ``what`` in errors; every call to it has ``seconds``. Make it on the loop."""
+    """``store`` is somebody else's, ``what`` in errors; a call has ``quick`` seconds, one that moves data
+    ``seconds``. Made on the event loop."""
 
-    def __init__(self, store: ContentStore, what: str, seconds: float) -> None:
+    def __init__(self, store: ContentStore, what: str, quick: float, seconds: float) -> None:
         self.root = Path(what)
-        self._store, self._what, self._seconds = store, what, seconds
+        self._store, self._what, self._quick, self._seconds = store, what, quick, seconds
         self._loop = asyncio.get_running_loop()
         self._open_keys: set[str] = set()
         self._closing: dict[str, asyncio.Task[None]] = {}
@@ -53,7 +54,7 @@ class ForeignBlobs:
         """The first ``size`` bytes of a blob."""
         reader = self.call(self._store.open(digest))
         for offset in range(0, size, _PIECE):
-            yield self.call(reader.read(offset, min(_PIECE, size - offset)))
+            yield self.move(reader.read(offset, min(_PIECE, size - offset)))
 
     def remove(self, digest: Digest) -> None:
         """Delete a blob; missing is fine."""
@@ -66,7 +67,7 @@ class ForeignBlobs:
         async def collect() -> list[tuple[Digest, int]]:
             return [(info.digest, info.size) async for info in self._store.list()]
 
-        return self.call(collect())
+        return self.move(collect())
 
     def ingest(self, key: str, total: int = 0, what: str = "") -> ForeignIngest:
         """Open or resume an ingest; Unavailable if it is open."""
@@ -122,20 +123,28 @@ class ForeignBlobs:
 
     def call(self, call: Coroutine[Any, Any, T]) -> T:
         """Make a call from a worker thread; DeadlineExceeded after the time it has."""
-        future = asyncio.run_coroutine_threadsafe(self.within(call), self._loop)
+        return self._wait(call, self._quick)
+
+    def move(self, call: Coroutine[Any, Any, T]) -> T:
+        """As ``call``, for one that moves data."""
+        return self._wait(call, self._seconds)
+
+    def _wait(self, call: Coroutine[Any, Any, T], seconds: float) -> T:
+        future = asyncio.run_coroutine_threadsafe(self.within(call, seconds), self._loop)
         try:
-            return future.result(self._seconds + 5)
+            return future.result(seconds + 5)
         except FutureTimeoutError:  # the loop itself does not get on
             future.cancel()
             raise DeadlineExceeded(f"{self._what}: no answer") from None
 
-    async def within(self, call: Awaitable[T]) -> T:
+    async def within(self, call: Awaitable[T], seconds: float | None = None) -> T:
         """Make a call on the loop; errors name the store."""
+        limit = self._seconds if seconds is None else seconds
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(limit):
                 return await call
         except TimeoutError:
-            raise DeadlineExceeded(f"{self._what}: no answer within {self._seconds:g} s") from None
+            raise DeadlineExceeded(f"{self._what}: no answer within {limit:g} s") from None
         except PortsideError as error:
             raise type(error)(f"{self._what}: {error}") from error
 
@@ -153,7 +162,7 @@ class ForeignIngest:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append."""
-        self._blobs.call(self._writer.write(memoryview(data)))
+        self._blobs.move(self._writer.write(memoryview(data)))
         self.offset += len(data)
         self.updated_ns = time.time_ns()
 
@@ -164,12 +173,12 @@ class ForeignIngest:
 
     def digest(self) -> Digest:
         """Of what is written, as the store has it."""
-        return self._blobs.call(self._writer.digest())
+        return self._blobs.move(self._writer.digest())
 
     def commit(self, size: int = 0, expected: Digest | None = None) -> Digest:
         """Make it a blob there, and close."""
         try:
-            return self._blobs.call(self._writer.commit(size, expected))
+            return self._blobs.move(self._writer.commit(size, expected))
         finally:
             self.close()
 

@@ -89,7 +89,7 @@ class Proxies:
         from portside.remote.content import RemoteContent
 
         store = RemoteContent(channel, CONTENT_NAMESPACE, "")
-        blobs = ForeignBlobs(store, f"content store {id} at {proxy.address}", self._limits.work)
+        blobs = ForeignBlobs(store, f"content store {id} at {proxy.address}", self._limits.call, self._limits.work)
         self._stores.append(blobs)
         return blobs
 
