@@ -1,12 +1,18 @@
 """Regular expressions as Go has them (RE2 syntax), in terms of Python's: what Go refuses is refused, ``$`` is the end.
 
-Not here: what Python cannot say (``\\pL``); such an expression is refused, too.
+Python tries one way after the other, which takes ages for ``(a|a)*b`` and a few dozen letters; the daemon would stand
+still meanwhile. So only an expression with at most one repeat, that of a character, is left to it. For others a machine
+goes through the text once with all ways at the same time (Thompson, CACM 11/6), in which Python tells of single
+characters and places whether they fit. Not here: what Python cannot say (``\\pL``); that is refused, too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from enum import Enum
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 _POSIX = {
     "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "ascii": "\\x00-\\x7f", "blank": "\\t ", "cntrl": "\\x00-\\x1f\\x7f",
@@ -37,13 +43,36 @@ class _Refused(Exception):
     """Go would not compile it, or Python cannot say it."""
 
 
+class _Kind(Enum):
+    """What a piece of an expression is."""
+
+    CHARACTER = "one character"
+    PLACE = "a place between two"
+    OPEN = "the begin of a group"
+    CLOSE = "its end"
+    OR = "the other way begins"
+    REPEAT = "the last again"
+
+
+_Piece: TypeAlias = tuple[_Kind, str]
+"""The kind, and how Python writes it."""
+
+
 def search_of(expression: str) -> Callable[[str], bool] | None:
     """Whether ``expression`` is found in a text; None if it cannot be compiled."""
     try:
-        found = re.compile(_Translation().of(expression), re.ASCII)
+        pieces = _Translation().of(expression)
+        found = re.compile("".join(text for _, text in pieces), re.ASCII)
+        if not _is_simple(pieces):
+            return _Machine(pieces).search
     except (_Refused, re.error, RecursionError, OverflowError, ValueError):
         return None
     return lambda text: found.search(text) is not None
+
+
+def _is_simple(pieces: Sequence[_Piece]) -> bool:
+    repeats = [number for number, (kind, _) in enumerate(pieces) if kind is _Kind.REPEAT]
+    return not repeats or (len(repeats) == 1 and pieces[repeats[0] - 1][0] is _Kind.CHARACTER)
 
 
 class _Translation:
@@ -54,43 +83,51 @@ class _Translation:
         self._open: list[list[str]] = [[]]
         self._after_repeat = True
 
-    def of(self, expression: str) -> str:
-        """Python's form; ``_Refused``."""
-        pieces, position = [], 0
+    def of(self, expression: str) -> list[_Piece]:
+        """Its pieces; ``_Refused``."""
+        pieces: list[_Piece] = []
+        position = 0
         while position < len(expression):
             match = _TOKEN.match(expression, position)
             if match is None:
                 raise _Refused
-            pieces.append(self._piece(match))
-            self._after_repeat = match.lastgroup is not None and match["repeat"] is not None
+            pieces += self._pieces(match)
+            self._after_repeat = match["repeat"] is not None
             position = match.end()
         if len(self._open) > 1:
             raise _Refused
-        return "".join(pieces) + ")" * len(self._open[0])
+        return pieces + [(_Kind.CLOSE, ")")] * len(self._open[0])
 
-    def _piece(self, match: re.Match[str]) -> str:
+    def _pieces(self, match: re.Match[str]) -> list[_Piece]:
         if match["literal"] is not None:
-            return re.escape(match["literal"])
+            return [(_Kind.CHARACTER, re.escape(character)) for character in match["literal"]]
         if match["escape"]:
-            return _escape(match)
+            return [(_Kind.PLACE if match["letter"] and match["letter"] in "bBAz" else _Kind.CHARACTER, _escape(match))]
         if match["set"]:
-            return _set(match["set"])
+            return [(_Kind.CHARACTER, _set(match["set"]))]
         if match["group"]:
-            return self._group(match)
+            return [(_Kind.OPEN, self._group(match))]
         if match["close"]:
             self._multiline.pop()
             if len(self._open) < 2:
                 raise _Refused
-            return ")" * (len(self._open.pop()) + 1)
+            return [(_Kind.CLOSE, ")")] * (len(self._open.pop()) + 1)
         if match["repeat"]:
-            return self._repeat(match)
+            return [(_Kind.REPEAT, self._repeat(match))]
         if match["end"]:
-            return "(?m:$)" if self._multiline[-1] else r"\Z"
-        if match["plain"] == "|":  # flags go on, in groups of their own on both sides
-            return ")" * len(self._open[-1]) + "|" + "".join(self._open[-1])
-        if match["plain"] in "\\[":
+            return [(_Kind.PLACE, "(?m:$)" if self._multiline[-1] else r"\Z")]
+        return self._plain(match["plain"])
+
+    def _plain(self, character: str) -> list[_Piece]:
+        if character == "|":  # flags go on, in groups of their own on both sides
+            flags = self._open[-1]
+            closed = [(_Kind.CLOSE, ")")] * len(flags)
+            return [*closed, (_Kind.OR, "|"), *((_Kind.OPEN, text) for text in flags)]
+        if character in "\\[":
             raise _Refused
-        return match["plain"] if match["plain"] in ".^" else re.escape(match["plain"])
+        if character == "^":
+            return [(_Kind.PLACE, "^")]
+        return [(_Kind.CHARACTER, "." if character == "." else re.escape(character))]
 
     def _group(self, match: re.Match[str]) -> str:
         flags = match["flags"]
@@ -164,3 +201,114 @@ def _member(match: re.Match[str]) -> str:
     if escaped.isalnum():
         raise _Refused
     return re.escape(escaped)
+
+
+_SIZE = 10_000
+"""States of a machine."""
+_Node: TypeAlias = tuple[Any, ...]
+"""``("fits", kind, pattern)``, ``("all", nodes)``, ``("any", nodes)`` or ``("repeat", node, least, most or None)``."""
+
+
+class _Machine:
+    """All ways through an expression. ``_Refused`` if there are too many."""
+
+    def __init__(self, pieces: Sequence[_Piece]) -> None:
+        self._pieces, self._at = pieces, 0
+        self._steps: list[tuple[Callable[[str], object] | None, re.Pattern[str] | None, list[int]]] = []
+        self._end = self._add(None, None, [])
+        self._start = self._build(self._either([""]), self._end)
+
+    def search(self, text: str) -> bool:
+        """Whether a way leads through a part of ``text``."""
+        states: set[int] = set()
+        for position in range(len(text) + 1):
+            states.add(self._start)
+            reached = self._reach(states, text, position)
+            if self._end in reached:
+                return True
+            if position < len(text):
+                character = text[position]
+                states = {
+                    following
+                    for fits, _, nexts in map(self._steps.__getitem__, reached)
+                    if fits is not None and fits(character)
+                    for following in nexts
+                }
+        return False
+
+    def _reach(self, states: set[int], text: str, position: int) -> set[int]:
+        """``states`` and where they lead without a character."""
+        waiting, reached = list(states), set(states)
+        while waiting:
+            fits, place, nexts = self._steps[waiting.pop()]
+            if fits is None and (place is None or place.match(text, position)):
+                for following in nexts:
+                    if following not in reached:
+                        reached.add(following)
+                        waiting.append(following)
+        return reached
+
+    def _either(self, flags: list[str]) -> _Node:
+        """What stands between here and the end of the group, in ways that ``OR`` divides."""
+        ways: list[list[_Node]] = [[]]
+        while self._at < len(self._pieces):
+            kind, text = self._pieces[self._at]
+            self._at += 1
+            if kind is _Kind.CLOSE:
+                break
+            if kind is _Kind.OR:
+                ways.append([])
+            elif kind is _Kind.OPEN:
+                ways[-1].append(self._either([*flags, text if text.startswith("(?") and text[2] != "P" else ""]))
+            elif kind is _Kind.REPEAT:
+                ways[-1].append(("repeat", ways[-1].pop(), *_bounds(text)))
+            else:
+                pattern = re.compile("".join(flags) + text + ")" * sum(map(bool, flags)), re.ASCII)
+                ways[-1].append(("fits", kind, pattern))
+        return ("any", [("all", way) for way in ways])
+
+    def _build(self, node: _Node, following: int) -> int:
+        """States for ``node`` that lead to ``following``; the first of them."""
+        if node[0] == "fits":
+            _, kind, pattern = node
+            if kind is _Kind.PLACE:
+                return self._add(None, pattern, [following])
+            return self._add(lru_cache(256)(pattern.fullmatch), None, [following])
+        if node[0] == "all":
+            for part in reversed(node[1]):
+                following = self._build(part, following)
+            return following
+        if node[0] == "any":
+            return self._add(None, None, [self._build(way, following) for way in node[1]])
+        _, repeated, least, most = node
+        return self._build_repeat(repeated, least, most, following)
+
+    def _build_repeat(self, node: _Node, least: int, most: int | None, following: int) -> int:
+        if most is None:
+            again: list[int] = []
+            loop = self._add(None, None, again)
+            again += [self._build(node, loop), following]
+            following = loop
+        else:
+            last = following
+            for _ in range(most - least):
+                following = self._add(None, None, [self._build(node, following), last])
+        for _ in range(least):
+            following = self._build(node, following)
+        return following
+
+    def _add(
+        self, fits: Callable[[str], object] | None, place: re.Pattern[str] | None, nexts: list[int]
+    ) -> int:  # fmt: skip
+        if len(self._steps) >= _SIZE:
+            raise _Refused
+        self._steps.append((fits, place, nexts))
+        return len(self._steps) - 1
+
+
+def _bounds(repeat: str) -> tuple[int, int | None]:
+    """How often at least and at most (None: any number) the last is there."""
+    if repeat[0] != "{":
+        return {"*": (0, None), "+": (1, None), "?": (0, 1)}[repeat[0]]
+    least, comma, most = repeat.rstrip("?").strip("{}").partition(",")
+    return int(least), (int(most) if most else None) if comma else int(least)
