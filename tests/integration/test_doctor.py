@@ -68,9 +68,10 @@ def layer_places(daemon: Daemon) -> list[Path]:
 
 def test_a_sound_root(daemon: Daemon, two_layers: str) -> None:
     """Beside the daemon and without it: all is explained, verified, and nothing is wrong or changed."""
+    daemon.ctr("-n", "other", "images", "pull", "--plain-http", "--snapshotter", "native", two_layers)
     status, report = doctor(daemon, "--verify")
-    assert (status, report["findings"], report["running"]) == (0, [], True)
-    assert report["verified"]["layers"] == 2 and report["verified"]["blobs"] == 4
+    assert (status, report["findings"], report["running"], report["notes"]) == (0, [], True, [])
+    assert report["verified"]["layers"] == 4 and report["verified"]["blobs"] == 4
     refused = run(
         sys.executable, "-m", "portside.cli.main", "doctor", "--root", str(daemon.root), "--repair", check=False
     )
@@ -82,7 +83,7 @@ def test_a_sound_root(daemon: Daemon, two_layers: str) -> None:
     assert (status, report["findings"], report["running"]) == (0, [], False)
     assert sorted(path for path in daemon.root.rglob("*")) == before
     known = owners(report)
-    assert f"image default/{two_layers}" in known and "metadata database" in known
+    assert f"image default/{two_layers}" in known and f"image other/{two_layers}" in known and "metadata database" in known
     names = {name.partition(" ")[0] for name in known}
     assert {"container", "image", "log", "cache", "metadata", "layout"} <= names
     assert names.isdisjoint({"orphan", "foreign", "namespace"})

@@ -40,6 +40,7 @@ from portside.doctor.live import is_strange
 from portside.doctor.owners import Owners
 from portside.doctor.records import database, salvage
 from portside.errors import PortsideError, from_oserror
+from portside.linux.sync import sync_file_system
 from portside.metadata import backups
 from portside.metadata.database import Database, Transaction
 from portside.metadata.records import Scope, Snapshot
@@ -101,6 +102,7 @@ async def rebuild(
         await _write(new, known)
         rebuilt.set_aside = _set_aside(path)
         new.rename(path)
+        sync_file_system(path.parent)
     except OSError as error:
         raise from_oserror(error, f"rebuild metadata {path}") from error
     finally:

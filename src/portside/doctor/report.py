@@ -19,8 +19,8 @@ class Owner:
     """Who bytes belong to: ``name`` tells which one of ``kind``.
 
     Kinds are ``container``, ``image``, ``sandbox``, ``lease``, ``ingest``, ``namespace``, ``log``, ``cache``,
-    ``plugin``, ``metadata``, ``removed`` (being deleted), ``orphan``, ``foreign`` (not ours) and ``layout``
-    (directories of all).
+    ``plugin``, ``metadata``, ``removed`` (being deleted), ``orphan``, ``young`` (not judged beside a daemon),
+    ``foreign`` (not ours) and ``layout`` (directories of all).
     """
 
     kind: str

@@ -256,7 +256,7 @@ class Survey:
             young = self._report.running and self._now - path.lstat().st_mtime < YOUNG
         except OSError:
             return
-        self._book(path, Owner("orphan" if not young else "ingest", kind.removeprefix("orphan ")))
+        self._book(path, Owner("young" if young else "orphan", kind.removeprefix("orphan ")))
         if not young:
             size = self._report.bytes - before
             self._report.findings.append(Finding(kind, str(name), detail, str(path), size, subject))

@@ -18,7 +18,7 @@ VERB = Verb(
     " root stays as it is; containers must be stopped and are started again here.",
     (
         Option("--from", value="DIR", default="/var/lib/containerd", help="its root (/var/lib/containerd)"),
-        Option("--from-state", value="DIR", default="/run/containerd", help="its state (/run/containerd)"),
+        Option("--from-state", "--state", value="DIR", default="/run/containerd", help="its state (/run/containerd)"),
         Option("--root", value="DIR", help="our root (as configured, else /var/lib/portside)"),
         Option("--copy", help="copy files instead of linking them"),
         Option("--dry-run", help="say what would be done"),
