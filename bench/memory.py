@@ -1,6 +1,6 @@
 """Memory: the daemon fresh and with containers, and the shims of idle containers, as proportional set sizes.
 
-Of ours, the zygote counts with the shims, which share most of its memory, and in a row of its own with the fresh daemon.
+Of ours, the zygote counts with the shims, which share most of its memory, and in a row with the fresh daemon.
 
 Usage: python -m bench.memory [COUNT...] (default 1 20 100)
 """
