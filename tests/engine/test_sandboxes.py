@@ -441,7 +441,7 @@ async def test_a_shim_that_is_mute(config, monkeypatch, adopted):
             await controller.status("pod")
         waiting = asyncio.ensure_future(controller.wait("pod"))
         await asyncio.sleep(0)
-        stop_all(pid)
+        stopped = stop_all(pid)
         monkeypatch.setattr(ShimSandbox.call, "__defaults__", (0.2,))
         with pytest.raises(DeadlineExceeded):
             await controller.status("pod")
@@ -449,14 +449,18 @@ async def test_a_shim_that_is_mute(config, monkeypatch, adopted):
         assert not start_time(pid)
         assert (await waiting).status == 137
         assert left(config) == []
+        for process in stopped - {pid}:
+            os.kill(process, signal.SIGKILL)  # A worker ends with its keeper, unless it was stopped.
         if adopted:
             await backend.close()
 
 
 def stop_all(pid):
-    """Stop a shim and its worker."""
-    for process in (pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())):
+    """Stop a shim and its worker; their pids."""
+    stopped = {pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())}
+    for process in stopped:
         os.kill(process, signal.SIGSTOP)
+    return stopped
 
 
 async def test_odd_calls_to_the_shim(controller):

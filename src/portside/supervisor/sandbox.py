@@ -25,6 +25,8 @@ CALL_TIMEOUT = 10.0
 """Seconds for a call."""
 END_TIMEOUT = 5.0
 """Seconds for a shim to end after it was told to."""
+LAST_WORDS = 0.5
+"""Seconds for what a shim said before it ended to arrive."""
 KILLED = 128 + signal.SIGKILL
 """The status of a sandbox whose shim ended by itself."""
 
@@ -46,12 +48,13 @@ class ShimSandbox:
 
     async def wait(self) -> SandboxExit:
         """Returns when it has ended, by StopSandbox or with its shim. One call to the shim serves all who wait."""
-        if self._ending is None:
-            self._ending = asyncio.create_task(self._wait(), name=f"wait for sandbox {self.bundle.id}")
-        await asyncio.wait([self._ending])  # Who stops to wait does not stop the others.
-        if self._ending.cancelled():
+        ending = self._ending
+        if ending is None:
+            ending = self._ending = asyncio.create_task(self._wait(), name=f"wait for sandbox {self.bundle.id}")
+        await asyncio.wait([ending])  # Who stops to wait does not stop the others.
+        if ending.cancelled():
             raise Unavailable(f"wait for sandbox {self.bundle.id}: the daemon lets go of it")
-        return self._ending.result()
+        return ending.result()
 
     async def find_shim(self, timeout: float = CALL_TIMEOUT) -> None:
         """Ask for the process that it is, if that is not known. Unavailable if it is gone; what the shim says."""
@@ -87,12 +90,29 @@ class ShimSandbox:
     async def _wait(self) -> SandboxExit:
         while True:
             try:
-                answer = await self.call("WaitSandbox", FOREVER)
+                answer = await self._answer_or_end()
                 return SandboxExit(answer["exit_status"], nanoseconds(answer["exited_at"]))
             except PortsideError:
                 if await self.is_dead():
                     return SandboxExit(KILLED, time.time_ns())
                 await asyncio.sleep(0.2)  # It is alive, so it will answer again.
+
+    async def _answer_or_end(self) -> Message:
+        """The answer to WaitSandbox; Unavailable once the shim has ended, even if its connection has not."""
+        call = asyncio.create_task(self.call("WaitSandbox", FOREVER))
+        tasks: list[asyncio.Task[Any]] = [call]
+        if self._pidfd >= 0:
+            tasks.append(asyncio.create_task(ended_within(self._pidfd, FOREVER)))
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([call], timeout=LAST_WORDS)
+            if not call.done():
+                raise Unavailable(f"sandbox {self.bundle.id}: its shim has ended")
+            return call.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def is_dead(self) -> bool:
         """Whether the shim is gone."""
