@@ -150,7 +150,7 @@ class Scheduler(Observer):
 
     async def _run(self) -> None:
         await asyncio.sleep(self._policy.startup_delay)
-        await self._collect()
+        self._at_once = time.monotonic()
         while True:
             self._changed.clear()
             wait = self._time_left()
@@ -193,18 +193,15 @@ class Scheduler(Observer):
     async def _act(self) -> None:
         """Collect, or only try again what could not be freed."""
         now = time.monotonic()
-        if 0 < self._collection_due(now) <= now:
-            await self._collect()
-        else:
-            self._retry_at = 0.0
+        is_due = 0 < self._collection_due(now) <= now
+        self._retry_at = 0.0
+        try:
+            if is_due:
+                await self._metadata.collect(urgent=False)
+                return
             await self._metadata.free()
             if not self._metadata.troubles.texts:
                 self._attempts = 0
-
-    async def _collect(self) -> None:
-        self._retry_at = 0.0
-        try:
-            await self._metadata.collect(urgent=False)
         except Exception as error:  # perhaps a defect, but without collections the disk fills up
             if not self._retry_at:
                 self._note_failure(error)
