@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from portside.core.settings import ProxyPlugin
+from portside.core.work import in_thread
 from portside.daemon.plugin_host import PluginHost
 from portside.engine.graph import PluginGraph
 from portside.engine.proxies import Proxies
@@ -52,8 +53,6 @@ class TestForeignContent(ContentContract):
 
     async def test_what_a_crash_left_there_goes(self, tmp_path, backend):
         there = backend.blobs
-        from portside.core.work import in_thread
-
         ingest = await in_thread(there.ingest, "default/9/left")
         await in_thread(ingest.write, b"left")
         await in_thread(ingest.commit)

@@ -14,6 +14,7 @@ from portside.core.settings import ProxyPlugin
 from portside.daemon.plugin_host import PluginHost
 from portside.engine.graph import PluginGraph
 from portside.engine.proxies import Proxies
+from portside.errors import AlreadyExists
 from tests.contracts.local import LocalBackend
 from tests.contracts.snapshotter import OurSnapshotterContract, layers
 
@@ -75,14 +76,10 @@ class TestProxied(OurSnapshotterContract):
                 if target not in {info.name async for info in there.walk()}:
                     await there.prepare(key, parent, labels)
                     await there.commit(target, key, labels)
-                from portside.errors import AlreadyExists
-
                 raise AlreadyExists(f"target {target}")
 
         keeper = backend.metadata._snapshotters[snapshotter_name]
         keeper._foreign = type(keeper._foreign)(snapshotter_name, lambda namespace: Lazy())
-        from portside.errors import AlreadyExists
-
         for namespace in ("default", "other"):
             store = backend.bind(namespace).snapshotter(snapshotter_name)
             with pytest.raises(AlreadyExists, match="target"):

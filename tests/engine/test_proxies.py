@@ -17,6 +17,7 @@ from portside.daemon.plugin_host import PluginHost
 from portside.engine import bounded
 from portside.engine.engine import EngineConfig, LocalBackend
 from portside.errors import (
+    AlreadyExists,
     DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
@@ -182,8 +183,6 @@ async def test_one_that_serves_something_else(snapshots, socket):
 
 
 async def test_what_is_new_is_said_to_exist(snapshots, socket):
-    from portside.errors import AlreadyExists
-
     class Liar(Silent):
         async def prepare(self, request, call):
             raise AlreadyExists("no idea")
