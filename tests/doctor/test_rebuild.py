@@ -204,3 +204,26 @@ async def test_a_record_that_cannot_be_read_costs_itself_alone(root: Root) -> No
     assert set(state.rows(CONTAINERS, ("ours",))) == {"good"} and done.sources[0] == "the damaged database"
     info = state.get(CONTENT_TABLE, ("ours",), digest)
     assert isinstance(info, ContentInfo) and info.size == 9
+
+
+async def test_stopped_at_any_point_it_can_be_begun_again(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the new file is there the old one is; what was set aside stays."""
+    image = two_layers()
+    await root.image("ours", image)
+    await root.close()
+    path = database(root.path)
+    path.write_bytes(b"garbage " * 2000)
+    for step in ("portside.doctor.rebuild._write", "portside.doctor.rebuild._set_aside", "pathlib.Path.rename"):
+        with monkeypatch.context() as patch:
+
+            def stop(*args: object) -> None:
+                raise KeyboardInterrupt
+
+            patch.setattr(step, stop)
+            with pytest.raises(KeyboardInterrupt):
+                await rebuild(root.path, None, root.blobs, root.drivers)
+        assert path.read_bytes() == b"garbage " * 2000
+    await rebuild(root.path, None, root.blobs, root.drivers)
+    state = read_records(root.path).state
+    assert set(state.rows(CONTENT_TABLE, ("ours",))) == {image.digest, *image.blobs}
+    assert {each.name.partition("-")[0] for each in path.parent.iterdir()} == {"meta.db", "meta.db.damaged"}

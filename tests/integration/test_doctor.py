@@ -83,7 +83,7 @@ def test_a_sound_root(daemon: Daemon, two_layers: str) -> None:
     assert (status, report["findings"], report["running"]) == (0, [], False)
     assert sorted(path for path in daemon.root.rglob("*")) == before
     known = owners(report)
-    assert f"image default/{two_layers}" in known and f"image other/{two_layers}" in known and "metadata database" in known
+    assert {f"image default/{two_layers}", f"image other/{two_layers}", "metadata database"} <= set(known)
     names = {name.partition(" ")[0] for name in known}
     assert {"container", "image", "log", "cache", "metadata", "layout"} <= names
     assert names.isdisjoint({"orphan", "foreign", "namespace"})

@@ -160,12 +160,16 @@ def records_of(state: State) -> Iterator[Change]:
 
 
 def _set_aside(path: Path) -> str:
-    """Rename the old database with its WAL; its new path, empty if there was none."""
+    """Give the old database, with its WAL, another name beside the one it has; that name, empty if there is none.
+
+    The name it had is taken over by a rename, so that a crash leaves either the old one or the new one. Its WAL must be
+    gone by then: SQLite would take it for the new one's.
+    """
     if not os.path.lexists(path):
         return ""
     aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
-    path.rename(aside)
     wal = Path(f"{path}-wal")
+    os.link(path, aside, follow_symlinks=False)
     if wal.exists():
         wal.rename(f"{aside}-wal")
     return str(aside)

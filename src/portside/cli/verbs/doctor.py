@@ -99,8 +99,9 @@ def _print(report: Report, everything: bool) -> None:
         print(f"{finding.kind}: {finding.name}: {finding.detail}{takes}{where}")
     for line in report.notes:
         print(f"note: {line}")
-    if report.verified:
-        print("verified: " + ", ".join(f"{count} {what}" for what, count in report.verified.items()))
+    if verified := report.verified:
+        read = human_size(verified.get("bytes", 0))
+        print(f"verified: {verified.get('blobs', 0)} blobs of {read}, {verified.get('layers', 0)} layers")
     print(_verdict(report))
 
 
@@ -109,5 +110,6 @@ def _verdict(report: Report) -> str:
         return "nothing is wrong"
     count = len(report.findings)
     what = "thing is" if count == 1 else "things are"
-    advice = "" if report.repaired or report.failed else "; stop the daemon and run portside doctor --repair"
+    first = "stop the daemon and run" if report.running else "see"
+    advice = "" if report.repaired or report.failed else f"; {first} portside doctor --repair"
     return f"{count} {what} wrong{advice}"
