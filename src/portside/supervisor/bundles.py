@@ -20,6 +20,7 @@ once, then emptied. Emptying never descends: what is mounted or was put in ``roo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -127,7 +128,16 @@ class Bundles:
                     empty(f"{self._state}/{namespace}/{id}")
                 elif _NAME.fullmatch(id) and _NAME.fullmatch(namespace):
                     found.append(self._bundle(namespace, id))
+        self._sweep({(bundle.namespace, bundle.id) for bundle in found})
         return found
+
+    def _sweep(self, known: set[tuple[str, str]]) -> None:
+        """Remove work directories that have lost their bundle, in a crash or a reboot, if nothing is in them."""
+        for namespace in _names(self._root):
+            for id in _names(f"{self._root}/{namespace}"):
+                if (namespace, id) not in known:
+                    with contextlib.suppress(OSError):
+                        os.rmdir(f"{self._root}/{namespace}/{id}")
 
     def set_aside(self, bundle: Bundle) -> str:
         """Free the bundle's id at once; the path to call ``empty`` with. Harmless if it is gone."""
