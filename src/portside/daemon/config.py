@@ -36,8 +36,11 @@ TIMEOUTS: Mapping[str, float] = {
     "io.containerd.timeout.shim.load": 5.0,
     "io.containerd.timeout.shim.shutdown": 3.0,
     "io.containerd.timeout.task.state": 2.0,
+    "io.portside.timeout.proxy.call": 10.0,
+    "io.portside.timeout.proxy.layer": 3600.0,
+    "io.portside.timeout.proxy.work": 120.0,
 }
-"""Containerd's names and defaults, in seconds."""
+"""Containerd's names and defaults, and ours for proxy plugins (``engine/bounded.Limits``), in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

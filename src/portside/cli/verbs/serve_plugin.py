@@ -19,9 +19,7 @@ VERB = Verb(
         Option("--root", value="DIR", help="where it keeps what is given to it; this plugin's alone"),
         Option("--snapshotter", value="NAME", default="overlayfs", help="overlayfs or native"),
         Option("--containerd", value="SOCKET", help="whose content a differ works on"),
-        Option(
-            "-l", "--log-level", value="LEVEL", default="info", help="trace, debug, info, warn, error …"
-        ),
+        Option("-l", "--log-level", value="LEVEL", default="info", help="trace, debug, info, warn, error …"),
     ),
 )
 
