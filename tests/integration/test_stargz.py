@@ -142,3 +142,32 @@ def _chain(daemon: Daemon) -> str:
     """The one committed snapshot."""
     (line,) = daemon.ctr("snapshots", "--snapshotter", "stargz", "ls").stdout.splitlines()[1:]
     return line.split()[0]
+
+
+def test_its_layers_are_not_here_to_be_sent(daemon: Daemon, peer: Peer, registry: str, estargz: str) -> None:
+    daemon.portside("pull", "-q", "--snapshotter", "stargz", estargz)
+    sent = daemon.portside("push", "-q", estargz, check=False)
+    assert sent.returncode and f"image {estargz}: not all of it is here" in sent.stderr
+    daemon.portside("rmi", estargz)
+    wait_for(lambda: not mounted(peer), "the layer to be unmounted")
+
+
+def test_stargz_is_killed_and_comes_back(tmp_path: Path, registry: str, estargz: str) -> None:
+    """What it had mounted is dead meanwhile; it mounts it again when it starts."""
+    with stargz(tmp_path / "s") as first:
+        daemon = Daemon(tmp_path, CONFIG.format(address=first.socket, root=first.socket.parent / "root"))
+        daemon.start()
+        try:
+            daemon.portside("pull", "-q", "--snapshotter", "stargz", estargz)
+            first.process.kill()
+            first.process.wait()
+            command = ("run", "--rm", "--snapshotter", "stargz", estargz, "cat", "/etc/passwd")
+            refused = daemon.portside(*command, check=False)
+            assert refused.returncode and "nobody serves there" in refused.stderr
+            first.socket.unlink()
+            with stargz(tmp_path / "s") as second:
+                assert "root:x:0:0" in daemon.portside(*command).stdout
+                daemon.portside("rmi", estargz)
+                wait_for(lambda: not mounted(second), "the layer to be unmounted")
+        finally:
+            daemon.stop()
