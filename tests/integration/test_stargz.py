@@ -7,6 +7,7 @@ import os
 import secrets
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
