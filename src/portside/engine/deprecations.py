@@ -1,7 +1,9 @@
 """What is in use here and will not be for ever: told by Introspection.Server, by ``ctr deprecations list`` and by CRI.
 
-The names are containerd's, as is what they mean; we serve all of it as long as containerd's clients may ask for it.
-Source: containerd docs: "Deprecated features" of RELEASES.md.
+The names are containerd's, as is what they mean. Clients print each of them with every command, so what goes in
+containerd and stays here (control groups of version 1) is not told.
+
+Source: containerd RELEASES.md, deprecated features.
 """
 
 from __future__ import annotations
@@ -11,12 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from portside.core.introspection import Deprecation
-from portside.linux.cgroups.layout import CONTROLLERS, layout
 
 PREFIX = "io.containerd.deprecation/"
 _IMAGES, _RUNTIME = "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"
 MESSAGES = {
-    "cgroup-v1": "this machine has its controllers on version 1 of control groups, which goes out of use; boot with 2",
     "cri-registry-mirrors": f"{_IMAGES}: registry.mirrors gives way to hosts.toml files; set registry.config_path",
     "cri-registry-auths": f"{_IMAGES}: registry.auths gives way to credentials of the kubelet",
     "cri-registry-configs": f"{_IMAGES}: registry.configs gives way to hosts.toml files; set registry.config_path",
@@ -47,11 +47,6 @@ class Deprecations:
         for name, path in _SETTINGS.items():
             if _setting(plugins or {}, path):
                 self.note(name)
-        try:
-            if not CONTROLLERS.isdisjoint(layout().v1):
-                self.note("cgroup-v1")
-        except OSError:
-            pass  # A machine without control groups has no old ones either.
 
     def note(self, name: str) -> None:
         """It was met, now; ``name`` is one of ``MESSAGES``."""
