@@ -31,6 +31,7 @@ from portside.linux.trees import count_tree, remove_tree
 ABOUT = "about"
 MAX_ABOUT = 1 << 20
 """Bytes of it that are read; labels are the only part that can be long."""
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class DirectoryDriver:
@@ -102,11 +103,16 @@ class DirectoryDriver:
 
     def remember(self, number: int, facts: Mapping[str, Any]) -> None:
         """Write ``facts`` beside the files, whole or not at all."""
-        place = self._snapshots / str(number)
-        private = place / ".about"
+        path = f"{self._snapshots}/{number}/{ABOUT}"
+        data = _encode(facts).encode()
         try:
-            private.write_text(json.dumps(facts, separators=(",", ":")))
-            private.rename(place / ABOUT)
+            try:
+                _write_new(path, data)  # for a new snapshot, which nobody knows yet
+            except FileExistsError:
+                private = f"{path}.{os.urandom(4).hex()}"
+                _write_new(private, data)
+                os.unlink(path)  # ext4 brings a file to disk that is renamed over another: a millisecond
+                os.rename(private, path)
         except OSError as error:
             raise from_oserror(error, f"write what snapshot {number} of {self.name} is") from error
 
@@ -154,3 +160,12 @@ class DirectoryDriver:
             path.rename(self._removed / str(number))
         except FileNotFoundError:
             return
+
+
+def _write_new(path: str, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    finally:
+        os.close(descriptor)
