@@ -7,7 +7,6 @@ import os
 import re
 import select
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +18,9 @@ from portside.cli.ctr import making
 from portside.cli.ctr.main import main
 from portside.cli.main import Context
 from portside.client.users import User
-from tests.support import images, peers
-from tests.support.containerd import containerd
-from tests.support.peers import Daemon, wait_for
+from tests.support import images
+from tests.support.ctr_server import Server, ctr_server, rows
+from tests.support.peers import wait_for
 from tests.support.terminals import Terminal
 
 pytestmark = pytest.mark.root
@@ -35,50 +34,11 @@ with_portside = pytest.mark.parametrize("server", ["portside"], indirect=True)
 """For what does not depend on whose server it is."""
 
 
-class Server:
-    """A server and both commands for it."""
-
-    def __init__(self, address: Path, image: str) -> None:
-        self.address, self.image = address, image
-        self.command = [sys.executable, "-m", "portside.cli.main", "-a", str(address), "ctr"]
-
-    def ours(self, *words: str, check: bool = True, **kwargs: object) -> subprocess.CompletedProcess[str]:
-        return peers.run(*self.command, *words, check=check, **kwargs)
-
-    def theirs(self, *words: str, check: bool = True, **kwargs: object) -> subprocess.CompletedProcess[str]:
-        return peers.run("ctr", "-a", str(self.address), *words, check=check, **kwargs)
-
-    def same(self, *words: str, columns: int = 0) -> list[list[str]]:
-        """Rows that both print, in any order: all of their cells, or the first ``columns``."""
-        ours, theirs = (_rows(run(*words).stdout, columns) for run in (self.ours, self.theirs))
-        assert sorted(ours) == sorted(theirs)
-        return ours
-
-
-def _rows(text: str, columns: int) -> list[list[str]]:
-    return [line.split()[: columns or None] for line in text.splitlines()]
-
-
 @pytest.fixture(scope="module", params=["portside", "containerd"])
 def server(request: pytest.FixtureRequest, busybox: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """With busybox, pulled by our command."""
-    peers.need_root()
-    peers.need_program("ctr")
-    if request.param == "portside":
-        daemon = Daemon(tmp_path_factory.mktemp("d"))
-        daemon.start()
-        yield _with_image(daemon.socket, busybox)
-        daemon.stop()
-    else:
-        with containerd(tmp_path_factory.mktemp("containerd")) as address:
-            yield _with_image(address, busybox)
-
-
-def _with_image(address: Path, image: str) -> Server:
-    server = Server(address, image)
-    said = server.ours("images", "pull", "--plain-http", image).stdout
-    assert re.fullmatch(r"unpacking linux/\w+ sha256:[0-9a-f]{64}\.\.\.\ndone: [0-9.]+s\t\n", said)
-    return server
+    with ctr_server(request.param, busybox, tmp_path_factory.mktemp("server")) as found:
+        yield found
 
 
 def test_version(server: Server) -> None:
@@ -115,8 +75,8 @@ def test_push(server: Server, registry: str) -> None:
     copy = f"{registry}/test/by-portside-ctr:v1"
     server.ours("images", "push", "--plain-http", copy, server.image)
     server.ours("images", "pull", "--plain-http", copy)
-    rows = {row[0]: row[2] for row in _rows(server.ours("images", "ls").stdout, 0)}
-    assert rows[copy] == rows[server.image]
+    digests = {row[0]: row[2] for row in rows(server.ours("images", "ls").stdout)}
+    assert digests[copy] == digests[server.image]
     server.ours("images", "rm", copy)
 
 
@@ -186,8 +146,8 @@ def test_namespaces(server: Server) -> None:
 
 
 def test_plugins(server: Server) -> None:
-    ours = {tuple(row[:2]): row[-1] for row in _rows(server.ours("plugins", "ls").stdout, 0)[1:]}
-    theirs = {tuple(row[:2]): row[-1] for row in _rows(server.theirs("plugins", "ls").stdout, 0)[1:]}
+    ours = {tuple(row[:2]): row[-1] for row in rows(server.ours("plugins", "ls").stdout)[1:]}
+    theirs = {tuple(row[:2]): row[-1] for row in rows(server.theirs("plugins", "ls").stdout)[1:]}
     assert ours == theirs
 
 

@@ -21,7 +21,9 @@ _TYPE = "github.com/containerd/containerd/v2/cmd/ctr/commands/NetworkMetaData"
 _INTERFACE = "eth0"
 _TIMEOUT = 60.0
 _SUFFIXES = (".conf", ".conflist", ".json")
-_LOOPBACK: dict[str, Any] = {"name": "cni-loopback", "cniVersion": "0.3.1", "plugins": [{"type": "loopback"}]}
+Configuration = dict[str, Any]
+"""A network: its ``name``, ``cniVersion``, and a list of ``plugins``."""
+_LOOPBACK: Configuration = {"name": "cni-loopback", "cniVersion": "0.3.1", "plugins": [{"type": "loopback"}]}
 
 
 def extension() -> dict[str, AnyMessage]:
@@ -35,22 +37,23 @@ def has_network(container: Container) -> bool:
     return found is not None and b"true" in found.value
 
 
-def set_up(id: str, pid: int) -> None:
+def set_up(found: Configuration, id: str, pid: int) -> None:
     """Connect the network namespace of process ``pid``; FailedPrecondition tells what a plugin said."""
-    for network, interface in ((_LOOPBACK, "lo"), (_configuration(), _INTERFACE)):
+    for network, interface in ((_LOOPBACK, "lo"), (found, _INTERFACE)):
         result: Any = None
         for plugin in network["plugins"]:
             result = _call("ADD", network, plugin, id, f"/proc/{pid}/ns/net", interface, result)
 
 
-def tear_down(id: str, namespace: str = "") -> None:
-    """Disconnect it; the namespace may have gone already."""
-    for network, interface in ((_configuration(), _INTERFACE), (_LOOPBACK, "lo")):
+def tear_down(found: Configuration, id: str) -> None:
+    """Give back what was taken for it; the namespace itself has gone, or goes."""
+    for network, interface in ((found, _INTERFACE), (_LOOPBACK, "lo")):
         for plugin in reversed(network["plugins"]):
-            _call("DEL", network, plugin, id, namespace, interface, None)
+            _call("DEL", network, plugin, id, "", interface, None)
 
 
-def _configuration() -> dict[str, Any]:
+def configuration() -> Configuration:
+    """The first one of the machine, by the names of the files; NotFound, InvalidArgument."""
     directory = os.environ.get("NETCONFPATH") or "/etc/cni/net.d"
     try:
         names = sorted(name for name in os.listdir(directory) if name.endswith(_SUFFIXES))

@@ -67,7 +67,7 @@ def fetch(path: str, request: str, timeout: float) -> None:
         while data := answer.read(_CHUNK):
             sys.stdout.buffer.write(data)
     except (OSError, http.client.HTTPException) as error:
-        raise Unavailable(f"debug socket {path}: {error}; the server has none, or it is elsewhere") from error
+        raise Unavailable(f"debug socket {path}: {error}; the server has none, or it is elsewhere") from None
     finally:
         connection.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from portside.cli.ctr import cni
 from portside.cli.ctr.command import Session, command
 from portside.cli.ctr.grammar import Flag, Values, integer
 from portside.cli.ctr.making import CONTAINER_OPTIONS, make
@@ -43,17 +44,20 @@ async def run(session: Session, values: Values, words: Sequence[str]) -> int:
     if "dump_config" in values.given and not values["dump_config"]:
         raise UsageError("--dump-config wants the name of a file")
     services = session.services
+    configuration = await in_thread(cni.configuration) if values["cni"] else None
     container, mounts = await make(session, values, words)
-    network = _Network(session, container) if values["cni"] else None
+    network = _Network(session, container, configuration) if configuration else None
     try:
         if values["dump_config"]:
             _dump(container, values["dump_config"])
         return await run_task(services, container, mounts, values, created=network.set_up if network else None)
     finally:
-        if network is not None and not values["detach"]:
-            await network.tear_down()
-        if values["rm"]:
-            await discard(services, container)
+        try:
+            if network is not None and not values["detach"]:
+                await network.tear_down()
+        finally:
+            if values["rm"]:
+                await discard(services, container)
 
 
 def _dump(container: Container, path: str) -> None:
@@ -67,17 +71,13 @@ def _dump(container: Container, path: str) -> None:
 class _Network:
     """The network of one container, by CNI."""
 
-    def __init__(self, session: Session, container: Container) -> None:
-        self._id = f"{session.namespace}-{container.id}"
+    def __init__(self, session: Session, container: Container, configuration: cni.Configuration) -> None:
+        self._id, self._configuration = f"{session.namespace}-{container.id}", configuration
 
     async def set_up(self, pid: int) -> None:
         """Connect the task before it starts."""
-        from portside.cli.ctr.cni import set_up
-
-        await in_thread(set_up, self._id, pid)
+        await in_thread(cni.set_up, self._configuration, self._id, pid)
 
     async def tear_down(self) -> None:
         """Disconnect it."""
-        from portside.cli.ctr.cni import tear_down
-
-        await in_thread(tear_down, self._id)
+        await in_thread(cni.tear_down, self._configuration, self._id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from portside.cli.ctr.cni import has_network, tear_down
+from portside.cli.ctr.cni import configuration, has_network, tear_down
 from portside.cli.ctr.command import QUIET, Session, command, complain, each
 from portside.cli.ctr.grammar import Flag, Values
 from portside.cli.ctr.text import MIDDLE, WIDE, print_table
@@ -65,7 +65,7 @@ async def kill(session: Session, values: Values, words: Sequence[str]) -> None:
     container = await services.containers.get(words[0])
     number = parse_signal(values["signal"] or container.labels.get(STOP_SIGNAL) or "SIGTERM")
     if has_network(container):
-        await in_thread(tear_down, f"{session.namespace}-{container.id}")
+        await in_thread(lambda: tear_down(configuration(), f"{session.namespace}-{container.id}"))
     await services.tasks.kill(container.id, number, values["exec_id"], values["all"])
 
 
