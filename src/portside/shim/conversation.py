@@ -65,6 +65,11 @@ class Conversation:
         except PortsideError as error:
             self._give_up(error)
 
+    def abandon(self) -> None:
+        """Take back what was made so far; nobody is told."""
+        self._done = None
+        self._making.abandon()
+
     def _listen(self) -> None:
         self._shim.loop.watch(self._fd, READ, lambda _: self.poll())
 

@@ -168,7 +168,9 @@ class Running:
         if received is None:
             return
         message, _fds = received
-        if not message:
+        if not message:  # It was killed. What is half made would be nobody's; the rest is cleaned up by the daemon.
+            for conversation in list(self._shim.conversations):
+                conversation.abandon()
             keeper.leave(1)
         self._shim.ended(*keeper.exit_of(message))
         self._keeper.send(keeper.DONE)

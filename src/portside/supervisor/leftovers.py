@@ -6,6 +6,7 @@ the control group, SIGKILL to the shim, then the group is removed. Blocking: cal
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,12 +19,18 @@ from portside.core.tasks import Exit, Process, Status, TaskIO
 from portside.errors import PortsideError
 from portside.linux import pidfd as linux
 from portside.linux.cgroups import Cgroup
+from portside.runtime.naming import cgroup_path
 from portside.shim import record as shim_record
 
 KILLED = 128 + signal.SIGKILL
 """The status of a process that ended while nobody looked: what its end must have been, or the best there is to say."""
 KILL_TIMEOUT = 5.0
 """Seconds for a process to go after SIGKILL; longer only if it waits for a device that does not answer."""
+
+SWEEP_TIMEOUT = 2.0
+"""Seconds that an unfinished first process may take to leave."""
+MAX_SPEC = 64 << 20
+"""Bytes of a ``config.json`` that are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,28 @@ def clean(record: Record) -> None:
         )  # fmt: skip
     if cgroup is not None and cgroup.exists():
         cgroup.remove(KILL_TIMEOUT)
+
+
+def sweep(bundle: str, id: str) -> None:
+    """What is left where no task was recorded: a shim that was killed while it made one leaves its control group.
+
+    Its first process leaves by itself when the shim is gone. A group that others use stays. OSError, PortsideError.
+    """
+    try:
+        spec = json.loads(shim_record.read_file(f"{bundle}/config.json", MAX_SPEC))
+        path = str((spec.get("linux") or {}).get("cgroupsPath") or "")
+    except (FileNotFoundError, ValueError, AttributeError):
+        return
+    systemd = path.count(":") == 2 and not path.startswith("/")
+    cgroup = Cgroup.open(cgroup_path(path, id, systemd))
+    if cgroup.path == "/" or not cgroup.exists():
+        return
+    end = time.monotonic() + SWEEP_TIMEOUT
+    while cgroup.pids():
+        if time.monotonic() > end:
+            return
+        time.sleep(0.01)
+    cgroup.remove(KILL_TIMEOUT)
 
 
 def signal_process(record: Record, number: int, exec_id: str = "") -> bool:

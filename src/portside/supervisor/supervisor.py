@@ -32,6 +32,7 @@ from portside.errors import AlreadyExists, NotFound, PortsideError
 from portside.shim.config import Config
 from portside.shim.outbox import SEQUENCE_KEY, SERVICE, timestamp
 from portside.shim.sockets import connectable
+from portside.supervisor import leftovers
 from portside.supervisor.bundles import Bundle, Bundles
 from portside.supervisor.connection import ShimConnection
 from portside.supervisor.deadlines import Deadlines
@@ -205,6 +206,15 @@ class Supervisor:
         await task.retire()
         await in_thread(self._bundles.finish, "" if task.shared else task.connection.address, aside)
 
+    async def _retire_unmade(self, task: ShimTask, aside: str) -> None:
+        """One that never had a task, though it may have been about to."""
+        await task.retire()
+        try:
+            await in_thread(leftovers.sweep, aside, task.id)
+        except (OSError, PortsideError) as error:
+            log.error("task %s/%s: leftovers: %s", task.namespace, task.id, error)
+        await in_thread(self._bundles.finish, "" if task.shared else task.connection.address, aside)
+
     # Adopting
 
     def _prepare(self) -> list[Bundle]:
@@ -240,7 +250,7 @@ class Supervisor:
             self._tasks[bundle.namespace, bundle.id] = task
         else:
             aside = await in_thread(self._bundles.set_aside, bundle)
-            self._spawn(self._retire(task, aside), f"retire {bundle.namespace}/{bundle.id}")
+            self._spawn(self._retire_unmade(task, aside), f"retire {bundle.namespace}/{bundle.id}")
 
     async def _adopted(self, namespace: str, id: str) -> None:
         adoption = self._adopting.get((namespace, id))

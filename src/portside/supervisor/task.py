@@ -235,6 +235,8 @@ class ShimTask:
                 for exec_id in record.processes:
                     self._ended.setdefault(exec_id, record.exit(exec_id))
                 await _by_cleaner(leftovers.clean, record)
+            else:
+                await _by_cleaner(leftovers.sweep, self.bundle.path, self.id)
         except (OSError, PortsideError, subprocess.SubprocessError) as error:
             log.error("task %s/%s: leftovers: %s", self.namespace, self.id, error)
         finally:
