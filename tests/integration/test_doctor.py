@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from portside.linux.cgroups import Cgroup
+from portside.shim.record import start_time
 from tests.support import images
-from tests.support.peers import Daemon, need_root, run, stop
+from tests.support.peers import Daemon, need_root, run, stop, wait_for
 
 pytestmark = pytest.mark.root
 CONTENT = "io.containerd.content.v1.content/blobs/sha256"
@@ -301,3 +304,33 @@ def test_a_state_directory_of_another_root(daemon: Daemon, tmp_path: Path) -> No
     assert any("is of another root" in note for note in report["notes"])
     text = run(sys.executable, "-m", "portside.cli.main", "doctor", "--root", str(daemon.root)).stdout
     assert "no state directory was given" in text
+
+
+def test_what_a_dead_container_leaves_outside_the_root(daemon: Daemon, two_layers: str) -> None:
+    """Its shim and its processes are dead, its record is gone: bundle, socket, control group."""
+    id = daemon.portside("run", "-d", two_layers, "sleep", "1000").stdout.strip()
+    bundle = daemon.state / "io.containerd.runtime.v2.task/default" / id
+    record = json.loads((bundle / "state.json").read_text())
+    address = Path((bundle / "address").read_text().strip().removeprefix("unix://"))
+    daemon.kill()
+    with sqlite3.connect(daemon.root / DATABASE) as connection:
+        connection.execute("DELETE FROM containers WHERE id = ?", (id,))
+    connection.close()
+    status, report = doctor(daemon)
+    assert status == 1 and "task without container" in kinds(report)
+    (daemon.root / SNAPSHOTS / "77/fs").mkdir(parents=True)
+    status, report = doctor(daemon, "--repair")
+    assert status == 1 and bundle.is_dir(), "what runs is not killed"
+    assert kinds(report) == ["orphan snapshot", "task without container"], "nor is what it may stand on taken away"
+
+    pids = [record["shim"]["pid"], *(process["pid"] for process in record["processes"].values())]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not any(map(start_time, pids)), "the container to die")
+    group = Cgroup.open(record["cgroup"])
+    assert group.exists()
+    status, report = doctor(daemon)
+    assert status == 1 and {"orphan bundle", "orphan cgroup"} <= set(kinds(report))
+    status, report = doctor(daemon, "--repair")
+    assert (status, report["findings"], report["failed"]) == (0, [], [])
+    assert not bundle.exists() and not address.exists() and not group.exists()

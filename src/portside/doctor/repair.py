@@ -72,12 +72,16 @@ class Repair:
     async def run(self, *, orphans: bool) -> None:
         """All of it, ``orphans`` if they may go; what could be mended is no longer among the findings."""
         findings, self._report.findings = self._report.findings, []
+        strange = any(finding.kind == "task without container" for finding in findings)
         for finding in findings:
-            if finding.kind.startswith("orphan "):
-                if orphans:
-                    self._try(finding)
-                else:
-                    self._report.findings.append(finding)
+            if not finding.kind.startswith("orphan "):
+                continue
+            if not orphans:
+                self._report.findings.append(finding)
+            elif strange and finding.kind == "orphan snapshot":
+                self._failed(finding, "a task without a container runs, and may stand on it")
+            else:
+                self._try(finding)
         for driver in self._drivers.values():
             driver.sweep()
         lost = await self._content([each for each in findings if each.kind in ("missing blob", "corrupt blob")])
