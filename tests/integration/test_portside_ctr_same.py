@@ -145,6 +145,9 @@ def modules() -> None:
 def _words(registry: str, busybox: str, shared: Path) -> dict[str, str]:
     image = images.busybox_image()
     (shared / "env").write_text("FROM_FILE=yes\n")
+    (shared / "spec.json").write_text(
+        json.dumps({"ociVersion": "1.1.0", "process": {"args": ["sh"], "cwd": "/"}, "root": {"path": "/nowhere"}})
+    )
     labelled = images.push(registry, "test/labelled", "v1", images.busybox_image(
         Labels={"color": "blue"}, StopSignal="SIGUSR1", Entrypoint=["sh", "-c"], Cmd=["echo hello"], WorkingDir="/tmp",
         User="bob", Env=["PATH=/bin", "A=1"]))  # fmt: skip
@@ -383,6 +386,9 @@ TABLE = [
     Row("containers create --with-ns x:y {image} bad sh"),
     Row("containers create --mount nonsense {image} bad sh"),
     Row("containers create --config {dir}/nobody.json bad"),
+    Row("containers create --config {dir}/spec.json --label l=m c11"),
+    Row("containers create --config {dir}/spec.json {image} bad"),
+    Row("containers info c11", document),
     Row("containers create {image}"),
     *(Row(f"containers info c{number}", document) for number in (1, 3, 4, 5, 7, 10)),
     Row("containers info c2", document, modern=True),
@@ -401,7 +407,7 @@ TABLE = [
     Row("containers label nobody a=b"),
     Row("containers rm --keep-snapshot c3"),
     Row("snapshots rm c3", any_status=True),  # it may have been collected
-    Row("containers rm c4 c5 c6 c7 c10"),
+    Row("containers rm c4 c5 c6 c7 c10 c11"),
     Row("containers rm c8 c9", modern=True),
     Row("containers rm nobody"),
     Row("containers rm"),
@@ -419,6 +425,7 @@ TABLE = [
     Row("tasks exec --exec-id e1 --user bob c1 id -un"),
     Row("tasks exec --exec-id e1 --user 1000:2000 c1 id -g"),
     Row("tasks exec --exec-id e1 c1 sh -c exit~7"),
+    Row("tasks exec --exec-id e1 --log-uri file://{dir}/exec-log c1 echo hello"),
     Row("tasks exec --exec-id e1 c1 no-such-command"),
     Row("tasks exec --exec-id e1 nobody true"),
     Row("tasks exec --exec-id e2 -d c1 sleep 1000"),

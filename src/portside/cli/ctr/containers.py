@@ -67,7 +67,7 @@ def any_document(message: AnyMessage | None) -> dict[str, str] | None:
     return {key: value for key, value in fields.items() if value}
 
 
-@command("IMAGE CONTAINER [COMMAND] [ARG...]", *CONTAINER_OPTIONS, asks_snapshotters=True)
+@command("[IMAGE] CONTAINER [COMMAND] [ARG...]", *CONTAINER_OPTIONS, asks_snapshotters=True)
 async def create(session: Session, values: Values, words: Sequence[str]) -> None:
     """Record and snapshot, no task."""
     await make(session, values, words)

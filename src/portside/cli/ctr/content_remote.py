@@ -21,7 +21,7 @@ from portside.oci.reference import Reference
 
 
 @command(
-    "REF", *REGISTRY_OPTIONS, LABELS, *PLATFORMS,
+    "REF [OBJECT]", *REGISTRY_OPTIONS, LABELS, *PLATFORMS,
     *METADATA,
     Option("--metadata-only", help="documents of all platforms, and no layers"),
 )  # fmt: skip

@@ -62,6 +62,11 @@ async def attached(services: Services, id: str, io: TaskIO) -> Exit:
         outputs.close()
 
 
+async def unseen(services: Services, id: str, exec_id: str = "") -> Exit:
+    """Stay with a process whose streams are not ours, and hand signals on to it."""
+    return await _follow(services, id, exec_id, "", Outputs(_Existing(TaskIO())), terminal=False)  # type: ignore[arg-type]
+
+
 async def _follow(services: Services, id: str, exec_id: str, stdin: str, outputs: Outputs, terminal: bool) -> Exit:
     raw = Terminal(0) if terminal and os.isatty(0) else None
     try:

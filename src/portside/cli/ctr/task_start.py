@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from portside.cli.ctr.command import Session, command
-from portside.cli.ctr.foreground import attached, in_foreground
+from portside.cli.ctr.foreground import attached, in_foreground, unseen
 from portside.cli.ctr.grammar import Flag, Values
 from portside.cli.ctr.tasking import DETACH, STREAMS, run_task, streams
 from portside.cli.options import Option, UsageError
@@ -77,7 +77,7 @@ async def exec_(session: Session, values: Values, words: Sequence[str]) -> int:
             await begin(elsewhere)
             if values["detach"]:
                 return 0
-            await services.tasks.wait(container.id, exec_id)
+            await unseen(services, container.id, exec_id)
         else:
             await in_foreground(services, container.id, exec_id, values["tty"], begin, values["fifo_dir"])
     except BrokenPipeError:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from portside.cli.ctr.foreground import in_foreground
+from portside.cli.ctr.foreground import in_foreground, unseen
 from portside.cli.ctr.grammar import Flag, Values
 from portside.cli.options import Option
 from portside.client.exec import first_process
@@ -70,7 +70,7 @@ async def run_task(
         await begin(elsewhere)
         if values["detach"]:
             return 0
-        await services.tasks.wait(container.id)
+        await unseen(services, container.id)
     else:
         await in_foreground(services, container.id, "", terminal, begin, values["fifo_dir"])
     return (await services.tasks.delete(container.id)).status

@@ -19,7 +19,7 @@ class _Everything(Verb):
         return {"help": False}, list(argv)
 
 
-VERB = _Everything("ctr", "GROUP VERB [ARG...]", "containerd's own command, as far as we speak it.")
+VERB = _Everything("ctr", "GROUP VERB [ARG...]", "containerd's own command, with its grammar.")
 
 
 def run(context: Context, values: dict[str, Any], arguments: list[str]) -> int:
