@@ -39,7 +39,7 @@ MAX_IMAGE = 1 << 44
 
 _MKDIR, _MKFS = "X-containerd.mkdir.", "X-containerd.mkfs."
 _ACTION = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.DOTALL)
-_SIZE = re.compile(r"(\d{1,15})\s?([kmgt]?)i?b?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,15})\s?([kmgt]?)i?b?", re.IGNORECASE | re.ASCII)
 _BENEATH = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
 
 
@@ -106,11 +106,10 @@ def _evaluate(action: str, active: Sequence[ActiveMount]) -> str:
 
 
 def _indices(action: str, words: Sequence[str], active: Sequence[ActiveMount]) -> list[int]:
-    try:
-        numbers = [int(word) for word in words]
-    except ValueError:
-        raise InvalidArgument(f"format {{{{ {action[:200]} }}}}: want numbers of mounts") from None
-    if not all(0 <= number < len(active) for number in numbers):
+    if not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
+        raise InvalidArgument(f"format {{{{ {action[:200]} }}}}: want numbers of mounts")
+    numbers = [int(word) for word in words]
+    if not all(number < len(active) for number in numbers):
         raise InvalidArgument(f"format {{{{ {action} }}}}: only {len(active)} mounts come before")
     return numbers
 
