@@ -16,7 +16,6 @@ from collections import OrderedDict
 from portside.core.anymessage import RUNC_OPTIONS, AnyMessage
 from portside.core.work import in_thread
 from portside.engine.programs import read_all, start, words, write_all
-from portside.engine.runtime_features import features
 from portside.engine.tasks import RUNTIMES
 from portside.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, PortsideError, from_oserror
 from portside.supervisor.binaries import resolve
@@ -58,6 +57,8 @@ class RuntimeInformer:
         return AnyMessage(INFO, await self._shim(path, chosen))
 
     async def _ours(self, runtime: str, options: AnyMessage | None) -> bytes:
+        from portside.engine.runtime_features import features  # Seldom asked for, and it takes the runtime's modules.
+
         binary = ""
         if options is not None:
             if options.type_name != RUNC_OPTIONS:
