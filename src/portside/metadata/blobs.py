@@ -43,6 +43,7 @@ class BlobKeeper:
         self.open_refs: set[tuple[str, str]] = set()
         """Namespace and ref of every writer that is open now."""
         self._locks: KeyedLocks[Digest] = KeyedLocks()
+        self._turn = asyncio.Lock()
         self._removing: Collection[Digest] = ()
         self._removed: asyncio.Future[None] | None = None
         self._doomed: set[Digest] = set()
@@ -114,38 +115,47 @@ class BlobKeeper:
 
     async def collect(self) -> list[str]:
         """Delete the bytes that nobody has any more; the failures, which are tried again the next time."""
-        failures = []
-        doomed = list(self._doomed)
-        for start in range(0, len(doomed), _BATCH):
-            failures += await self._collect_blobs(doomed[start : start + _BATCH])
+        async with self._turn:
+            return [*await self._collect_doomed(), *await self._collect_ingests()]
+
+    async def _collect_doomed(self) -> Collection[str]:
+        failed: dict[Digest, str] = {}
+        while self._doomed:
+            batch = [self._doomed.pop() for _ in range(min(_BATCH, len(self._doomed)))]
+            try:
+                failed |= await self._collect_blobs(batch)
+            except BaseException:
+                self._doomed.update(batch, failed)
+                raise
+        self._doomed.update(failed)
+        return failed.values()
+
+    async def _collect_ingests(self) -> Collection[str]:
         known = self._ingest_keys()
         keys = [key for key in self._doomed_ingests if key not in known and not self.blobs.is_open(key)]
         self._doomed_ingests.clear()
         failed = await in_thread(_each, self._abort, keys)
         self._doomed_ingests.update(failed)
-        return failures + list(failed.values())
+        return failed.values()
 
-    async def _collect_blobs(self, digests: Sequence[Digest]) -> list[str]:
+    async def _collect_blobs(self, digests: Sequence[Digest]) -> dict[Digest, str]:
         """``digests`` without a lock for each, which takes longer than the removal; those that are locked come last."""
         free = [digest for digest in digests if digest not in self._locks]
         self._removing, removed = frozenset(free), asyncio.get_running_loop().create_future()
         self._removed = removed
         try:
-            failures = await self._remove(free)
+            failed = await self._remove(free)
         finally:
             self._removing = ()
             removed.set_result(None)
         for digest in set(digests).difference(free):
             async with self._locks.one(digest):
-                failures += await self._remove([digest])
-        return failures
+                failed |= await self._remove([digest])
+        return failed
 
-    async def _remove(self, digests: Sequence[Digest]) -> list[str]:
-        self._doomed.difference_update(digests)
+    async def _remove(self, digests: Sequence[Digest]) -> dict[Digest, str]:
         unwanted = [digest for digest in digests if not self._is_wanted(digest)]
-        failed = await in_thread(_each, self.blobs.remove, unwanted)
-        self._doomed.update(failed)
-        return list(failed.values())
+        return await in_thread(_each, self.blobs.remove, unwanted)
 
     def _abort(self, key: str) -> None:
         with contextlib.suppress(NotFound):
