@@ -1,8 +1,8 @@
 """Activated mounts: what a list of mounts needs done before a runtime can mount it, kept track of by name.
 
 Snapshotters may return mounts that the kernel does not know. A *transformer* is a prefix of a mount's type and changes
-the mount before it is made (``format/``, ``mkdir/``, ``mkfs/``, in this order if chained: ``format/mkdir/overlay``); a
-*handler* makes a mount of a type of its own (``loop``: a file becomes a device). To *activate* a list is to make all
+the mount before it is made (``format/``, ``mkdir/``, ``mkfs/``; chained, left first: ``format/mkdir/overlay``);
+a *handler* makes a mount of a type of its own (``loop``: a file becomes a device). To *activate* a list is to make all
 mounts up to the last that needs one of them; what is left for the caller to mount is its *system* part. Clients that
 mount by themselves what they can are told Unimplemented where nothing needs to be activated.
 
