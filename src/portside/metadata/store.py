@@ -143,7 +143,7 @@ class Metadata:
 
     async def free(self) -> None:
         """Try again what could not be freed; ``troubles`` tells what is left."""
-        await self._free(Report(), urgent=False)
+        await self._background.finish(self._free(Report(), urgent=False))
 
     async def close(self) -> None:
         """Wait for what is under way."""
