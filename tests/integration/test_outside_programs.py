@@ -20,7 +20,8 @@ CONFIG = """version = 2
   accepts = ["application/vnd.oci.image.layer.v1.tar+gzip+encrypted"]
   returns = "application/vnd.oci.image.layer.v1.tar+gzip"
   path = "sh"
-  args = ["-c", '[ "$KEY" = good ] || {{ echo no key for it >&2; exit 1; }}; tr "\\\\000-\\\\377" "\\\\200-\\\\377\\\\000-\\\\177"']
+  args = ["-c", '''[ "$KEY" = good ] || {{ echo no key for it >&2; exit 1; }}
+    tr "\\000-\\377" "\\200-\\377\\000-\\177"''']
   env = ["KEY={key}"]
 """
 
