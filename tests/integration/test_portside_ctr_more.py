@@ -16,6 +16,7 @@ import pytest
 from tests.support import images, peers
 from tests.support.ctr_server import Server, ctr_server
 from tests.support.peers import wait_for
+from tests.support.terminals import Terminal
 
 pytestmark = pytest.mark.root
 
@@ -91,6 +92,7 @@ def test_image_mounts(server: Server, tmp_path: Path) -> None:
     finally:
         server.ours("images", "unmount", "--rm", str(target))
     assert os.listdir(target) == []
+    assert f"{server.address.parent}/io.containerd.mount-manager" not in Path("/proc/mounts").read_text()
     assert str(target) not in server.theirs("snapshots", "ls").stdout + server.theirs("leases", "ls", "-q").stdout
     missing = server.ours("images", "unmount", str(target / "nobody"), check=False)
     assert (missing.returncode, len(missing.stderr.splitlines())) == (1, 1)
@@ -334,6 +336,33 @@ def test_sandboxes(server: Server, id: str, tmp_path: Path) -> None:
     server.ours("sandboxes", "rm", "-f", id)
     assert id not in server.ours("sandboxes", "ls").stdout
     assert "nobody" in server.ours("sandboxes", "rm", "nobody").stderr
+
+
+def test_terminals(server: Server, id: str) -> None:
+    server.ours("containers", "create", "-t", server.image, id, "sh")
+    try:
+        with Terminal(*server.command, "tasks", "start", id, rows=25, columns=90) as first:
+            first.type(b"tty; echo $((6*7))\n")
+            first.wait_for(b"42")
+            with Terminal(*server.command, "tasks", "exec", "-t", id, "sh", rows=30, columns=70) as second:
+                second.type(b"stty size; exit 4\n")
+                assert second.finish() == 4
+            assert b"30 70" in second.output
+            first.type(b"exit 3\n")
+            assert first.finish() == 3
+    finally:
+        server.ours("containers", "rm", id)
+
+
+@with_portside
+def test_profiles(server: Server) -> None:
+    """Ours has no profiles of Go's, and says so, but shows what runs in place of goroutines."""
+    debug = ["pprof", "-d", str(server.address.parents[1] / "debug.sock")]
+    assert "http connection" in server.ours(*debug, "goroutines").stdout
+    heap = server.ours(*debug, "heap", check=False)
+    assert (heap.returncode, heap.stderr.count("404"), len(heap.stderr.splitlines())) == (1, 1, 1)
+    none = server.ours("pprof", "-d", "/nowhere.sock", "profile", "-s", "1s", check=False)
+    assert (none.returncode, "/nowhere.sock" in none.stderr, len(none.stderr.splitlines())) == (1, True, 1)
 
 
 @with_portside

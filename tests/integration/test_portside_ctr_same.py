@@ -145,9 +145,9 @@ def modules() -> None:
 def _words(registry: str, busybox: str, shared: Path) -> dict[str, str]:
     image = images.busybox_image()
     (shared / "env").write_text("FROM_FILE=yes\n")
-    (shared / "spec.json").write_text(
-        json.dumps({"ociVersion": "1.1.0", "process": {"args": ["sh"], "cwd": "/"}, "root": {"path": "/nowhere"}})
-    )
+    process = {"user": {"uid": 0, "gid": 0}, "args": ["sh"], "cwd": "/"}
+    spec = {"ociVersion": "1.1.0", "process": process, "root": {"path": "/nowhere"}}
+    (shared / "spec.json").write_text(json.dumps(spec))
     labelled = images.push(registry, "test/labelled", "v1", images.busybox_image(
         Labels={"color": "blue"}, StopSignal="SIGUSR1", Entrypoint=["sh", "-c"], Cmd=["echo hello"], WorkingDir="/tmp",
         User="bob", Env=["PATH=/bin", "A=1"]))  # fmt: skip

@@ -45,7 +45,7 @@ def ctr_server(kind: str, image: str, directory: Path) -> Iterator[Server]:
     peers.need_root()
     peers.need_program("ctr")
     if kind == "portside":
-        daemon = Daemon(directory)
+        daemon = Daemon(directory, f'version = 3\n[debug]\naddress = "{directory}/debug.sock"\n')
         daemon.start()
         try:
             yield _with_image(daemon.socket, image)

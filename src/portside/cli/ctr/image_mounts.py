@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from portside.cli.ctr.command import LABELS, Session, command
 from portside.cli.ctr.grammar import Flag, Values, seconds
@@ -19,7 +19,7 @@ from portside.client.unpack import unpack
 from portside.core.labels import GC_EXPIRE
 from portside.core.mount import Mount
 from portside.core.snapshots import Snapshotter
-from portside.errors import AlreadyExists, FailedPrecondition, NotFound
+from portside.errors import AlreadyExists, FailedPrecondition, NotFound, Unimplemented
 from portside.oci.platform import Platform, host_platform
 from portside.remote.backend import RemoteServices
 
@@ -94,10 +94,16 @@ async def unmount(session: Session, values: Values, words: Sequence[str]) -> Non
     target = words[0]
     unmount_all(target)
     services = session.services
+    await _quietly(services.mounts.deactivate(target))
     if values["rm"]:
-        for step in (services.leases.delete(target), services.snapshotter(values["snapshotter"]).remove(target)):
-            try:
-                await step
-            except NotFound:
-                continue
+        await _quietly(services.leases.delete(target))
+        await _quietly(services.snapshotter(values["snapshotter"]).remove(target))
     print(target)
+
+
+async def _quietly(step: Awaitable[object]) -> None:
+    """What is gone, or never was on this server, is fine."""
+    try:
+        await step
+    except (NotFound, Unimplemented):
+        return

@@ -1,4 +1,7 @@
-"""``ctr pprof``: what the server's debug socket serves below ``/debug/pprof/``."""
+"""``ctr pprof``: what the server's debug socket serves below ``/debug/pprof/``.
+
+Our daemon is no program of Go's and has no such profiles; in place of its goroutines it shows threads and tasks.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,9 @@ DEFAULT_SOCKET = "/run/containerd/debug.sock"
 _PATIENCE = 30.0
 """Seconds that an answer may take beyond the time that is measured."""
 _CHUNK = 64 << 10
+_GOROUTINE = "goroutine"
+_INSTEAD = ("/debug/stacks", "/debug/tasks")
+"""What our daemon has for ``goroutine``."""
 
 
 def profile_of(kind: str, socket_of: SocketOf, debug: int = 0, duration: float = 0.0) -> Command:
@@ -35,7 +41,14 @@ def profile_of(kind: str, socket_of: SocketOf, debug: int = 0, duration: float =
         query = f"debug={values['debug']}"
         if duration:
             query = f"seconds={values['seconds']:g}&{query}"
-        fetch(socket_of(session, values), f"/debug/pprof/{kind}?{query}", values.get("seconds", 0.0) + _PATIENCE)
+        path, timeout = socket_of(session, values), values.get("seconds", 0.0) + _PATIENCE
+        try:
+            fetch(path, f"/debug/pprof/{kind}?{query}", timeout)
+        except NotFound:
+            if kind != _GOROUTINE:
+                raise
+            for request in _INSTEAD:
+                fetch(path, request, timeout)
 
     return show
 
@@ -81,7 +94,7 @@ def _server_socket(session: Session, values: Values) -> str:
 
 
 block = profile_of("block", _server_socket)
-goroutines = profile_of("goroutine", _server_socket, debug=2)
+goroutines = profile_of(_GOROUTINE, _server_socket, debug=2)
 heap = profile_of("heap", _server_socket)
 profile = profile_of("profile", _server_socket, duration=30.0)
 threadcreate = profile_of("threadcreate", _server_socket)
