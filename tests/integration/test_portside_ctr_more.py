@@ -262,6 +262,33 @@ def test_convert(server: Server, registry: str, id: str) -> None:
 
 
 @with_portside
+def test_convert_from_docker(server: Server, registry: str, id: str) -> None:
+    image = images.busybox_image()
+    docker = image.manifest
+    for oci, other in (
+        (b"application/vnd.oci.image.manifest.v1+json", b"application/vnd.docker.distribution.manifest.v2+json"),
+        (b"application/vnd.oci.image.config.v1+json", b"application/vnd.docker.container.image.v1+json"),
+        (b"application/vnd.oci.image.layer.v1.tar+gzip", b"application/vnd.docker.image.rootfs.diff.tar.gzip"),
+    ):
+        docker = docker.replace(oci, other)
+    source = images.push(registry, "test/docker", "v1", images.TestImage(docker, image.blobs))
+    server.ours("images", "pull", "--plain-http", source)
+    assert "vnd.oci" not in server.ours("images", "inspect", source).stdout
+    target = f"{registry}/test/docker:oci"
+    digest = server.ours("images", "convert", "--oci", source, target).stdout.strip()
+    assert json.loads(server.theirs("content", "get", digest).stdout) == json.loads(image.manifest)
+    assert run(server, target, id, "echo", "converted") == "converted\n"
+    both = f"{registry}/test/docker:both"
+    server.ours("images", "convert", "--oci", "--uncompress", source, both)
+    tree = server.ours("images", "inspect", both).stdout
+    assert "application/vnd.oci.image.layer.v1.tar @" in tree
+    assert "docker." not in tree.replace("test/docker", "")
+    half = f"{registry}/test/docker:half"
+    server.ours("images", "convert", "--uncompress", source, half)
+    assert "application/vnd.docker.image.rootfs.diff.tar @" in server.ours("images", "inspect", half).stdout
+
+
+@with_portside
 def test_archives(server: Server, tmp_path: Path, id: str) -> None:
     archive = tmp_path / "a.tar"
     server.ours("images", "export", str(archive), server.image)

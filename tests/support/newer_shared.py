@@ -62,13 +62,14 @@ def newer(directory: Path, *shared: Path, serve: bool = True) -> Iterator[Newer]
         pytest.skip("needs the root that script/peers makes")
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.toml").write_text(_CONFIG.format(directory=directory))
-    places = " ".join(map(str, (directory, *shared, "/run/portside", "/run/containerd")))
+    places = [str(place) for place in (directory, *shared, "/run/portside", "/run/containerd")]
+    made = [place for place in places if not (ROOT / place.lstrip("/")).exists()]
     command = ["containerd", "-c", str(directory / "config.toml")] if serve else ["sleep", "infinity"]
     enter = ["unshare", "-m", "sh", "-c", _ENTER, str(ROOT), "sh", "-c", f'touch {directory}/in; exec "$0" "$@"']
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
             [*enter, *command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
-            env={**os.environ, "SHARED": places},
+            env={**os.environ, "SHARED": " ".join(places)},
         )  # fmt: skip
     try:
         sock = directory / "c.sock"
@@ -77,3 +78,15 @@ def newer(directory: Path, *shared: Path, serve: bool = True) -> Iterator[Newer]
         yield Newer(sock, (*inside, "ctr"))
     finally:
         stop(process)
+        for place in made:
+            _remove_empty(ROOT / place.lstrip("/"))
+
+
+def _remove_empty(path: Path) -> None:
+    """The place that something was bound to, and those above that are only there for it."""
+    while path.parent != ROOT:
+        try:
+            path.rmdir()
+        except OSError:
+            return
+        path = path.parent
