@@ -77,11 +77,14 @@ class EventContract:
         events = backend.bind("ns").events
         for envelope in (
             Envelope(1, "", "/a", EVENT),
-            Envelope(0, "ns", "/a", EVENT),
             Envelope(1, "ns", "a", EVENT),
         ):
             with pytest.raises(InvalidArgument):
                 await events.forward(envelope)
+
+    async def test_an_envelope_without_a_time(self, backend):
+        with pytest.raises(InvalidArgument):
+            await backend.bind("ns").events.forward(Envelope(0, "ns", "/a", EVENT))
 
     async def test_a_filter_that_cannot_be_read(self, backend):
         with pytest.raises(InvalidArgument):

@@ -25,7 +25,6 @@ CONTAINER = Container(
     snapshotter="native",
     snapshot_key="box",
     extensions={"ext": AnyMessage("type", b"\xff\x00")},
-    sandbox_id="pod",
 )
 LONG = {"k": "v" * 4096}
 
@@ -141,6 +140,10 @@ class ContainerContract:
         await store.delete("box")
         assert list(await store.list()) == []
 
+    async def test_one_of_a_sandbox(self, store):
+        await store.create(replace(CONTAINER, sandbox_id="pod"))
+        assert (await store.get("box")).sandbox_id == "pod"
+
     async def test_missing_and_taken(self, store):
         for call in (store.get, store.delete):
             with pytest.raises(NotFound):
@@ -178,11 +181,25 @@ class ContainerContract:
         assert (await store.update(replace(new, labels={}), ["labels.c"])).labels == {"a": "b"}
         assert (await store.update(new, ["spec"])).spec == new.spec
         assert set((await store.update(new, ["extensions.two"])).extensions) == {"ext", "two"}
-        assert set((await store.update(new, ["extensions.none", "extensions.ext"])).extensions) == {"two"}
-        assert (await store.update(new, ["image", "snapshot_key"])).snapshot_key == "key2"
+        assert (await store.update(new, ["image", "snapshotkey"])).snapshot_key == "key2"
         final = await store.get("box")
         assert (final.runtime, final.snapshotter, final.image) == (CONTAINER.runtime, "native", "image2")
         assert final.updated_ns > final.created_ns
+
+    async def test_an_extension_that_is_named_and_not_given_goes(self, store):
+        await store.create(CONTAINER)
+        new = replace(CONTAINER, extensions={"two": AnyMessage("t", b"2")})
+        assert set((await store.update(new, ["extensions.none", "extensions.ext"])).extensions) == set()
+
+    async def test_an_update_of_extensions_replaces_them(self, store):
+        await store.create(CONTAINER)
+        new = replace(CONTAINER, extensions={"two": AnyMessage("t", b"2")})
+        await store.update(new, ["extensions"])
+        assert set((await store.get("box")).extensions) == {"two"}
+
+    async def test_a_path_with_an_underscore(self, store):
+        await store.create(CONTAINER)
+        assert (await store.update(replace(CONTAINER, snapshot_key="key2"), ["snapshot_key"])).snapshot_key == "key2"
 
     @pytest.mark.parametrize("path", ["runtime", "snapshotter", "id", "sandbox", "nonsense", "created_at"])
     async def test_fields_that_never_change(self, store, path):
@@ -199,11 +216,11 @@ class ContainerContract:
         updated = await store.update(replace(CONTAINER, labels={}, image="", extensions={}))
         assert (updated.labels, updated.image, updated.extensions) == ({}, "", {})
 
-    async def test_an_update_must_leave_a_good_record(self, store):
+    @pytest.mark.parametrize("path", ["spec", "labels"])
+    async def test_an_update_must_leave_a_good_record(self, store, path):
         await store.create(CONTAINER)
-        for new, path in ((replace(CONTAINER, spec=None), "spec"), (replace(CONTAINER, labels=LONG), "labels")):
-            with pytest.raises(InvalidArgument):
-                await store.update(new, [path])
+        with pytest.raises(InvalidArgument):
+            await store.update(replace(CONTAINER, spec=None, labels=LONG), [path])
 
     async def test_filters(self, store):
         await store.create(CONTAINER)
@@ -237,11 +254,10 @@ class LeaseContract:
         with pytest.raises(NotFound):
             await store.delete("423-a_-B")
 
-    async def test_odd_leases(self, store):
+    @pytest.mark.parametrize(("id", "labels"), [("x", LONG), ("x" * 10_000, {})], ids=["labels", "id"])
+    async def test_odd_leases(self, store, id, labels):
         with pytest.raises(InvalidArgument):
-            await store.create("x", LONG)
-        with pytest.raises(InvalidArgument):
-            await store.create("x" * 10_000)
+            await store.create(id, labels)
 
     async def test_a_lease_without_an_id_is_given_one(self, store):
         first, second = await store.create(""), await store.create("")
@@ -282,11 +298,16 @@ class LeaseContract:
 
     async def test_odd_resources(self, store):
         await store.create("lease")
-        for resource in (Resource("content", "sha256:xyz"), Resource("snapshots", "x"), Resource("ingests", "")):
+        for resource in (Resource("content", "sha256:xyz"), Resource("snapshots", "x")):
             with pytest.raises(InvalidArgument):
                 await store.add_resource("lease", resource)
         with pytest.raises(Unimplemented):
             await store.add_resource("lease", Resource("bananas", "x"))
+
+    async def test_a_resource_without_an_id(self, store):
+        await store.create("lease")
+        with pytest.raises(InvalidArgument):
+            await store.add_resource("lease", Resource("ingests", ""))
 
 
 class NamespaceContract:
@@ -320,6 +341,11 @@ class NamespaceContract:
         assert await store.labels("mine") == {"c": "d"}
         await store.set_label("new", "c", "d")
         assert await store.labels("new") == {"c": "d"}
+
+    async def test_a_label_that_is_too_long(self, store):
+        with pytest.raises(InvalidArgument):
+            await store.create("mine", LONG)
+        await store.create("mine")
         with pytest.raises(InvalidArgument):
             await store.set_label("mine", "k", "v" * 4096)
 

@@ -103,7 +103,7 @@ class ForeignKeeper:
             mounts = await make(name, self.name_of(parents[0]) if parents else "", inherited(info.labels))
         except AlreadyExists as error:
             self.forget([number])
-            if info.labels.get(SNAPSHOT_REF) and info.kind == Kind.ACTIVE:
+            if info.labels.get(SNAPSHOT_REF):
                 raise TargetExists(str(error)) from error
             raise Unknown(f"snapshotter {self.name}: {name!r}, which is new, is said to exist: {error}") from error
         except BaseException:
@@ -251,7 +251,7 @@ class ForeignSnapshots(Snapshots):
         await self._there.cleanup()
 
     async def _create(self, key: str, parent: str, kind: Kind, labels: dict[str, str]) -> tuple[Mount, ...]:
-        target = labels.get(SNAPSHOT_REF, "") if kind == Kind.ACTIVE else ""
+        target = labels.get(SNAPSHOT_REF, "")
         async with self._foreign.targets.one(target) if target else contextlib.nullcontext():
             try:
                 return await super()._create(key, parent, kind, labels)

@@ -234,7 +234,7 @@ class Snapshots:
 
     async def _create(self, key: str, parent: str, kind: Kind, labels: dict[str, str]) -> tuple[Mount, ...]:
         _check_key(key)
-        target = labels.get(SNAPSHOT_REF, "") if kind == Kind.ACTIVE else ""
+        target = labels.get(SNAPSHOT_REF, "")
         if target and self._db.state.get(SNAPSHOTS, self._scope, target) is not None:
             raise AlreadyExists(f"target snapshot {target!r}: already exists")
         if self._db.state.get(SNAPSHOTS, self._scope, key) is not None:
