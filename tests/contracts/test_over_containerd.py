@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from portside.errors import NotFound
+from portside.errors import NotFound, Unknown
 from portside.remote.backend import RemoteBackend
-from tests.contracts.backend import clear
+from tests.contracts.backend import BackendContract, clear
 from tests.contracts.content import ContentContract
 from tests.contracts.events import EventContract
 from tests.contracts.records import ContainerContract, ImageContract, LeaseContract, NamespaceContract
@@ -159,3 +159,7 @@ class TestSandboxes(SandboxStoreContract):
         yield store
         for sandbox in await store.list():
             await store.delete(sandbox.id)
+
+
+class TestTogether(BackendContract):
+    still_running = Unknown
