@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from portside.cli.ctr.mounting import mount_all
+from portside.core.mount import Mount
+from portside.errors import PortsideError
 from tests.support import images, peers
 from tests.support.ctr_server import Server, ctr_server
 from tests.support.peers import wait_for
@@ -79,6 +82,16 @@ def test_a_whole_specification(server: Server, id: str, tmp_path: Path) -> None:
 def _made(path: Path) -> Path:
     path.mkdir()
     return path
+
+
+@pytest.mark.parametrize("second", [Mount("tmpfs", "tmpfs", "../other"), Mount("nosuchfs", "none", "inside")])
+def test_mounts_that_fail_leave_none(tmp_path: Path, second: Mount) -> None:
+    target = _made(tmp_path / "target")
+    for name in ("other", "target/inside"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(PortsideError):
+        mount_all([Mount("tmpfs", "tmpfs", "inside"), second], str(target))
+    assert str(tmp_path) not in Path("/proc/mounts").read_text()
 
 
 def test_image_mounts(server: Server, tmp_path: Path) -> None:

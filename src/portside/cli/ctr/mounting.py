@@ -15,21 +15,31 @@ from portside.shim.rootfs import Plan
 
 def mount_all(mounts: Sequence[Mount], target: str) -> None:
     """Mount at ``target``, an existing directory; after a failure nothing stays mounted there."""
-    done = 0
-    for mount in mounts:
-        plan = Plan({"type": mount.type, "source": mount.source, "target": mount.target, "options": mount.options})
-        place = os.path.normpath(os.path.join(target, mount.target.lstrip("/")))
-        if not place.startswith(os.path.normpath(target)):
-            raise InvalidArgument(f"mount {mount.type} {mount.source}: its target {mount.target!r} leads outside")
-        try:
+    plans = [(_plan(mount), _place(mount, target)) for mount in mounts]
+    done: list[str] = []
+    try:
+        for plan, place in plans:
             linux.mount(plan.source, place, plan.type, plan.flags, ",".join(plan.own))
-            done += 1
+            done.append(place)
             if plan.flags & linux.MS_BIND and plan.flags & linux.MS_RDONLY:
                 linux.mount("", place, "", plan.flags | linux.MS_REMOUNT)
-        except OSError as error:
-            for _ in range(done):
-                linux.umount2(target, linux.UMOUNT_NOFOLLOW | linux.MNT_DETACH)
-            raise from_oserror(error, f"mount {mount.type} {mount.source} at {place}") from error
+    except OSError as error:
+        while done:
+            linux.umount2(done.pop(), linux.UMOUNT_NOFOLLOW | linux.MNT_DETACH)
+        raise from_oserror(error, f"mount {plan.type} {plan.source} at {place}") from error
+
+
+def _plan(mount: Mount) -> Plan:
+    return Plan({"type": mount.type, "source": mount.source, "target": mount.target, "options": mount.options})
+
+
+def _place(mount: Mount, target: str) -> str:
+    """Where it goes; InvalidArgument if that is not at ``target`` or below."""
+    root = os.path.normpath(target)
+    place = os.path.normpath(os.path.join(root, mount.target.lstrip("/")))
+    if place != root and not place.startswith(f"{root}/"):
+        raise InvalidArgument(f"mount {mount.type} {mount.source}: its target {mount.target!r} leads outside")
+    return place
 
 
 def unmount_all(target: str) -> None:

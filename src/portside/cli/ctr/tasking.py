@@ -77,11 +77,14 @@ async def run_task(
 
 
 def write_pid_file(path: str, pid: int) -> None:
-    """The number, in place of whatever the file had; never seen half written."""
+    """The number, in place of whatever the file had; never seen half written. Links that are there are not followed."""
     path = os.path.abspath(path)
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}")
-    with open(temporary, "w", encoding="ascii") as file:
-        file.write(str(pid))
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}-{os.urandom(4).hex()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, str(pid).encode())
+    finally:
+        os.close(fd)
     os.rename(temporary, path)
 
 
