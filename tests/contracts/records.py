@@ -60,8 +60,11 @@ class ImageContract:
             replace(IMAGE, labels=LONG),
             replace(IMAGE, target=replace(TARGET, size=0)),
             replace(IMAGE, target=replace(TARGET, media_type="")),
+            replace(IMAGE, target=replace(TARGET, size=-1)),
+            replace(IMAGE, target=replace(TARGET, digest=Digest("nonsense"))),
+            replace(IMAGE, name="x" * 10_000),
         ],
-        ids=["name", "labels", "size", "media type"],
+        ids=["name", "labels", "size", "media type", "negative size", "digest", "long name"],
     )
     async def test_odd_images(self, store, image):
         with pytest.raises(InvalidArgument):
@@ -298,9 +301,11 @@ class LeaseContract:
 
     async def test_odd_resources(self, store):
         await store.create("lease")
-        for resource in (Resource("content", "sha256:xyz"), Resource("snapshots", "x")):
+        for type in ("snapshots", "snapshots/a/b", f"content/{Digest.of(b'x')}", "ingests/x"):
             with pytest.raises(InvalidArgument):
-                await store.add_resource("lease", resource)
+                await store.add_resource("lease", Resource(type, Digest.of(b"x")))
+        with pytest.raises(InvalidArgument):
+            await store.add_resource("lease", Resource("content", "sha256:xyz"))
         with pytest.raises(Unimplemented):
             await store.add_resource("lease", Resource("bananas", "x"))
 

@@ -45,6 +45,7 @@ DIFFERENT: dict[str, tuple[tuple[str, ...], str]] = {
     "TestContent.test_a_label_without_a_name": (BOTH, UNKNOWN),
     "TestContent.test_odd_refs[long]": (BOTH, NO_LIMIT),
     "TestImages.test_delete_of_another_target": (OLDER, "the request has no target before 2.0"),
+    "TestImages.test_odd_images[long name]": (BOTH, NO_LIMIT),
     "TestContainers.test_one_of_a_sandbox": (OLDER, "records have no sandbox before 1.7"),
     "TestContainers.test_odd_containers[spec]": (NEW, "takes a container without a spec, which no shim can start"),
     "TestContainers.test_an_update_must_leave_a_good_record[spec]": (NEW, "takes the spec away"),

@@ -107,12 +107,15 @@ def remove_lease(tx: Transaction, namespace: str, id: str) -> None:
 
 def _check(resource: Resource) -> None:
     kind, slash, snapshotter = resource.type.partition("/")
-    if kind == "content" and not slash:
-        Digest.parse(resource.id)
-    elif kind == "snapshots":
-        if not snapshotter:
-            raise InvalidArgument(f"lease resource {resource.type!r}: want snapshots/<snapshotter>")
-    elif resource.type not in ("ingests", "images", "mounts"):
+    if kind == "snapshots":
+        if not snapshotter or "/" in snapshotter:
+            raise InvalidArgument(f"lease resource {resource.type[:100]!r}: want snapshots/<snapshotter>")
+    elif kind in ("content", "ingests", "images", "mounts"):
+        if slash:
+            raise InvalidArgument(f"lease resource {resource.type[:100]!r}: want {kind} alone")
+        if kind == "content":
+            Digest.parse(resource.id)
+    else:
         raise Unimplemented(f"lease resource {resource.type[:100]!r}: this type cannot be held")
     if not resource.id or "\0" in resource.id or "\0" in resource.type:
         raise InvalidArgument(f"lease resource {resource.type!r}: it needs an id")
