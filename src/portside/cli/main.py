@@ -38,7 +38,7 @@ VERBS = {
     "config": "Print the daemon's configuration",
     "doctor": "Explain, verify and repair what is on disk",
     "migrate": "Take over the root of a stopped containerd",
-    "ctr": "containerd's own command, as far as we speak it",
+    "ctr": "the whole of containerd's ctr",
 }
 DEFAULT_ADDRESS = "/run/portside/portside.sock"
 
