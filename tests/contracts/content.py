@@ -157,6 +157,23 @@ class ContentContract:
         assert (await writer.status()).offset == 0
         await writer.close()
 
+    async def test_what_is_being_written_is_not_aborted(self, store):
+        writer = await store.writer("ref")
+        with pytest.raises(Unavailable):
+            await store.abort("ref")
+        await writer.close()
+
+    async def test_an_ingest_keeps_its_total(self, store):
+        writer = await store.writer("ref", len(HELLO))
+        await writer.write(HELLO[:5])
+        await writer.close()
+        writer = await store.writer("ref")
+        assert (await writer.status()).offset == 5
+        await writer.close()
+        assert (await store.status("ref")).total == len(HELLO)
+        with pytest.raises(FailedPrecondition):
+            await store.writer("ref", len(HELLO) + 1)
+
     async def test_statuses_are_filtered_by_ref(self, store):
         for ref in ("layer-1", "layer-2", "config"):
             await (await store.writer(ref)).close()
@@ -247,6 +264,13 @@ class ContentContract:
         await writer.close()
         await store.abort("ref")
         await put(store)
+
+    async def test_an_update_removes_what_is_named_and_not_given(self, store):
+        await put(store, labels={"a": "1", "b": "2"})
+        assert (await store.update(ContentInfo(DIGEST, 0), ["labels.a", "labels.none"])).labels == {"b": "2"}
+        assert (await store.update(ContentInfo(DIGEST, 0, {"c": "3", "d": ""}), ["labels"])).labels == {"c": "3"}
+        with pytest.raises(InvalidArgument):
+            await store.update(ContentInfo(DIGEST, 0), [""])
 
     @pytest.mark.parametrize("ref", ["", "r" * 10_000], ids=["empty", "long"])
     async def test_odd_refs(self, store, ref):

@@ -6,8 +6,11 @@ import os
 import pytest
 
 from portside.core.anymessage import AnyMessage
+from portside.core.content import ContentInfo
 from portside.core.events import Envelope
+from portside.core.snapshots import Kind, SnapshotInfo
 from portside.errors import InvalidArgument
+from tests.contracts.content import DIGEST, HELLO, put
 from tests.contracts.records import CONTAINER, IMAGE
 
 EVENT = AnyMessage("my.Event", b"\x0a\x01x")
@@ -107,6 +110,54 @@ class EventContract:
             ("/images/create", "containerd.services.images.v1.ImageCreate"),
             ("/images/update", "containerd.services.images.v1.ImageUpdate"),
             ("/images/delete", "containerd.services.images.v1.ImageDelete"),
+        ]
+        await subscription.aclose()
+
+    async def told(self, subscription, count):
+        """Of the next events: namespace, topic and the bytes of the message."""
+        return [(event.namespace, event.topic, event.event.value) for event in await self.rest(subscription, count)]
+
+    async def test_namespaces_tell_what_changed(self, backend, subscribed):
+        subscription = await subscribed('topic~="^/namespaces/"')
+        await backend.namespaces.create("told", {"a": "b"})
+        await backend.namespaces.set_label("told", "a", "c")
+        await backend.namespaces.delete("told")
+        assert await self.told(subscription, 3) == [
+            ("told", "/namespaces/create", b"\n\x04told\x12\x06\n\x01a\x12\x01b"),
+            ("told", "/namespaces/update", b"\n\x04told\x12\x06\n\x01a\x12\x01c"),
+            ("told", "/namespaces/delete", b"\n\x04told"),
+        ]
+        await subscription.aclose()
+
+    async def test_the_content_store_tells_what_comes_and_goes(self, backend, subscribed):
+        subscription = await subscribed('topic~="^/content/"')
+        content = backend.bind("ns").content
+        await put(content)
+        await content.update(ContentInfo(DIGEST, 0, {"a": "b"}))
+        await content.delete(DIGEST)
+        digest = b"\nG" + DIGEST.encode()
+        size = b"\x10%c" % len(HELLO)
+        assert await self.told(subscription, 2) == [
+            ("ns", "/content/create", digest + size),
+            ("ns", "/content/delete", digest),
+        ]
+        await subscription.aclose()
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="snapshots belong to root")
+    async def test_snapshotters_tell_what_they_did(self, backend, subscribed):
+        subscription = await subscribed('topic~="^/snapshot/"')
+        snapshots = backend.bind("ns").snapshotter("native")
+        await snapshots.prepare("k")
+        await snapshots.commit("n", "k")
+        await snapshots.prepare("t", "n")
+        await snapshots.update(SnapshotInfo("t", "n", Kind.ACTIVE, {"a": "b"}))
+        await snapshots.remove("t")
+        native = b"*\x06native"
+        assert await self.told(subscription, 4) == [
+            ("ns", "/snapshot/prepare", b"\n\x01k" + native),
+            ("ns", "/snapshot/commit", b"\n\x01k\x12\x01n" + native),
+            ("ns", "/snapshot/prepare", b"\n\x01t\x12\x01n" + native),
+            ("ns", "/snapshot/remove", b"\n\x01t" + native),
         ]
         await subscription.aclose()
 

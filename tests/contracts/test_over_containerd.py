@@ -45,6 +45,8 @@ DIFFERENT: dict[str, tuple[tuple[str, ...], str]] = {
     "TestContent.test_a_label_without_a_name": (BOTH, UNKNOWN),
     "TestContent.test_odd_refs[long]": (BOTH, NO_LIMIT),
     "TestImages.test_delete_of_another_target": (OLDER, "the request has no target before 2.0"),
+    "TestContent.test_what_is_being_written_is_not_aborted": (BOTH, "takes it away under the writer"),
+    "TestContent.test_an_ingest_keeps_its_total": (BOTH, "takes the new total"),
     "TestImages.test_odd_images[long name]": (BOTH, NO_LIMIT),
     "TestContainers.test_one_of_a_sandbox": (OLDER, "records have no sandbox before 1.7"),
     "TestContainers.test_odd_containers[spec]": (NEW, "takes a container without a spec, which no shim can start"),
@@ -62,6 +64,9 @@ DIFFERENT: dict[str, tuple[tuple[str, ...], str]] = {
     "TestSnapshotter.test_keys_that_are_not_allowed[native-long]": (BOTH, NO_LIMIT),
     "TestSnapshotter.test_keys_that_are_not_allowed[overlayfs-long]": (BOTH, NO_LIMIT),
     "TestSnapshotter.test_the_filter_for_a_parent": (BOTH, "matches those without one, too"),
+    "TestEvents.test_namespaces_tell_what_changed": (OLDER, "tells it in the namespace of who asked"),
+    "TestEvents.test_the_content_store_tells_what_comes_and_goes": (OLDER, "tells of deletions alone"),
+    "TestEvents.test_snapshotters_tell_what_they_did": (OLDER, "does not tell which snapshotter"),
     "TestEvents.test_an_envelope_without_a_time": (BOTH, "takes it for one of 1970"),
     "TestEvents.test_a_filter_that_cannot_be_read": (BOTH, UNKNOWN),
 }
