@@ -56,6 +56,12 @@ def test_it_bears_what_makes_no_sense_and_ends_with_its_daemon(tmp_path: Path) -
         assert len(os.listdir(f"/proc/{process.pid}/task")) == 1
         assert len(os.listdir(f"/proc/{process.pid}/fd")) == 5
         assert not os.listdir(tmp_path)
+        # A spare that is dismissed is a keeper with a worker, both of which end.
+        for _ in range(20):
+            ours.send(b"f")
+            shims.send(b"")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        wait_for(lambda: not children.read_text(), "the end of all shims")
     finally:
         ours.close()
         assert process.wait(20) == 0

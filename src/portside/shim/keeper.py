@@ -121,11 +121,16 @@ class Keeper:
                 os.close(fd)
 
     def close(self) -> None:
-        """Give everything back, at the end."""
+        """Give everything back, at the end; the worker, if there is one, sees it.
+
+        To be called: a signal that comes while only one end of the pair is closed would write to the other, and the
+        SIGPIPE of that write would be the next.
+        """
         signals.set_wakeup_fd(-1)
         for end in (self._reader, self._writer, self._channel):
             end.close()
-        os.close(self._listener)
+        if self._listener >= 0:
+            os.close(self._listener)
 
     def _wake(self, state: bytes, fds: list[int], exits: list[tuple[int, int, int]]) -> Wake | None:
         self._channel, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)

@@ -96,6 +96,7 @@ def be_keeper(source: _socket.socket) -> keeper.Wake | None:
         return wake
     message, listener = keeper.receive_shim(source)
     if listener < 0:
+        keeping.close()
         return None
     keeper.answer_shim(source, message)
     source.close()
