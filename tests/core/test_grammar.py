@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portside.core.grammar import MAX_FILTER, MAX_FILTERS, compile_filters
-from portside.errors import InvalidArgument
+from portside.errors import InvalidArgument, ResourceExhausted
 
 
 def adaptor(**values):
@@ -108,3 +108,23 @@ def test_any_text_is_read_or_refused(text):
 def test_any_value_but_nul_can_be_quoted(value):
     quoted = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     assert matches(f'name=="{quoted}"', name=value)
+
+
+def test_an_object_on_which_an_expression_takes_too_long():
+    accepts = compile_filters(["name==x", "name~=/((a|b|c|d)?){1000}e/"])
+    for _ in range(2):
+        with pytest.raises(ResourceExhausted, match=r"filter 'name~=/.*steps for one object"):
+            accepts(adaptor(name="abcddcbaadbc" * 170))
+        assert accepts(adaptor(name="x"))
+
+
+def test_the_filters_of_a_call_share_what_they_may_take():
+    accepts = compile_filters([f"name~=/(a|b)*c{number}/" for number in range(100)])
+    with pytest.raises(ResourceExhausted, match="filter 'name~="):
+        accepts(adaptor(name="ab" * 2000))
+    assert not accepts(adaptor(name="ab"))
+
+
+def test_expressions_that_are_too_large():
+    with pytest.raises(InvalidArgument, match=r"filter 'name~=.*more than .* states"):
+        compile_filters(["name~=/(abcdefgh?){1000}/"] * 3)

@@ -9,7 +9,7 @@ from portside.core.anymessage import AnyMessage
 from portside.core.events import Envelope
 from portside.engine import events
 from portside.engine.events import Exchange, envelope_fields
-from portside.errors import InvalidArgument
+from portside.errors import InvalidArgument, ResourceExhausted
 from portside.wire.codec import decode
 from portside.wire.tables import containerd_events
 
@@ -40,6 +40,16 @@ async def test_bytes_are_bounded_too(exchange, monkeypatch):
     for number in range(5):
         exchange.publish("ns", f"/t/{number}", AnyMessage("x", b"x" * 100))
     assert slow.dropped == 3
+
+
+async def test_a_filter_that_takes_too_long_ends_its_own_subscription_alone(exchange):
+    greedy, other = exchange.subscribe(["topic~=/(.?){1000}!|short/"]), exchange.subscribe()
+    for topic in ("/short", "/abcdefghijklmnopqrstuvwxyz", "/short/again"):
+        exchange.publish("ns", topic, EVENT)
+    assert (await anext(greedy)).topic == "/short"
+    with pytest.raises(ResourceExhausted, match="filter 'topic~="):
+        await anext(greedy)
+    assert [(await anext(other)).topic[:6] for _ in range(3)] == ["/short", "/abcde", "/short"]
 
 
 async def test_events_that_are_too_large(exchange):

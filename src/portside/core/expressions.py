@@ -1,9 +1,12 @@
 """Regular expressions as Go has them (RE2 syntax), in terms of Python's: what Go refuses is refused, ``$`` is the end.
 
 Python tries one way after the other, which takes ages for ``(a|a)*b`` and a few dozen letters; the daemon would stand
-still meanwhile. So only an expression with at most one repeat, that of a character, is left to it. For others a machine
+still meanwhile. So only an expression without ways, a row of characters and places, is left to it. For others a machine
 goes through the text once with all ways at the same time (Thompson, CACM 11/6), in which Python tells of single
-characters and places whether they fit. Not here: what Python cannot say (``\\pL``); that is refused, too.
+characters and places whether they fit; where it went from some states with some character it remembers, and most
+texts only look that up. What is left, states x text, ends with a ``Budget``: ``TooMuch``.
+
+Not here: what Python cannot say (``\\pL``); that is refused, too.
 """
 
 from __future__ import annotations
@@ -11,8 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from enum import Enum
-from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 _POSIX = {
     "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "ascii": "\\x00-\\x7f", "blank": "\\t ", "cntrl": "\\x00-\\x1f\\x7f",
@@ -37,6 +39,14 @@ _LETTERS = {"d": r"\d", "D": r"\D", "w": r"\w", "W": r"\W", "s": r"[\t\n\f\r ]",
 _LETTERS |= {"B": r"\B", "A": r"\A", "z": r"\Z", "C": r"(?s:.)"}
 _LETTERS |= {letter: "\\" + letter for letter in "aftnrv"}
 _MAX_REPEAT = 1000
+STEPS = 40_000
+"""Steps for one object: some 10 ms of a slow processor."""
+STATES = 20_000
+"""States of all machines for one call: they are made before the first object is looked at."""
+_MEMORY = 200_000
+"""States in what the machines of one call remember: some 10 MB."""
+_COMPARED = 32
+"""Characters that Python compares in the time of a step."""
 
 
 class _Refused(Exception):
@@ -58,21 +68,47 @@ _Piece: TypeAlias = tuple[_Kind, str]
 """The kind, and how Python writes it."""
 
 
-def search_of(expression: str) -> Callable[[str], bool] | None:
-    """Whether ``expression`` is found in a text; None if it cannot be compiled."""
+class TooMuch(Exception):
+    """The budget does not suffice; the text says for what."""
+
+
+class Budget:
+    """What the expressions of one call may cost together. ``begin`` is called for each object."""
+
+    __slots__ = ("memory", "states", "steps")
+
+    def __init__(self) -> None:
+        self.steps, self.states, self.memory = STEPS, STATES, _MEMORY
+
+    def begin(self) -> None:
+        """Another object: its steps are counted anew."""
+        self.steps = STEPS
+
+    def spend(self, steps: int) -> None:
+        """``TooMuch`` if there are not so many left."""
+        self.steps -= steps
+        if self.steps < 0:
+            raise TooMuch(f"more than {STEPS} steps for one object")
+
+
+def search_of(expression: str, budget: Budget) -> Callable[[str], bool] | None:
+    """Whether ``expression`` is found in a text; None if it cannot be compiled, ``TooMuch`` if it is too large.
+
+    What is returned raises ``TooMuch``, too.
+    """
     try:
         pieces = _Translation().of(expression)
         found = re.compile("".join(text for _, text in pieces), re.ASCII)
-        if not _is_simple(pieces):
-            return _Machine(pieces).search
+        if any(kind in (_Kind.REPEAT, _Kind.OR) for kind, _ in pieces):
+            return _Machine(pieces, budget).search
     except (_Refused, re.error, RecursionError, OverflowError, ValueError):
         return None
-    return lambda text: found.search(text) is not None
 
+    def search(text: str) -> bool:
+        budget.spend(1 + len(text) * len(pieces) // _COMPARED)
+        return found.search(text) is not None
 
-def _is_simple(pieces: Sequence[_Piece]) -> bool:
-    repeats = [number for number, (kind, _) in enumerate(pieces) if kind is _Kind.REPEAT]
-    return not repeats or (len(repeats) == 1 and pieces[repeats[0] - 1][0] is _Kind.CHARACTER)
+    return search
 
 
 class _Translation:
@@ -203,50 +239,86 @@ def _member(match: re.Match[str]) -> str:
     return re.escape(escaped)
 
 
-_SIZE = 10_000
-"""States of a machine."""
 _Node: TypeAlias = tuple[Any, ...]
 """``("fits", kind, pattern)``, ``("all", nodes)``, ``("any", nodes)`` or ``("repeat", node, least, most or None)``."""
+_States: TypeAlias = frozenset[int]
+_FOUND: Final[_States] = frozenset((-1,))
+"""Instead of states: the end was reached."""
 
 
 class _Machine:
-    """All ways through an expression. ``_Refused`` if there are too many."""
+    """All ways through an expression. ``_Refused`` for what Go refuses, ``TooMuch`` for too many."""
 
-    def __init__(self, pieces: Sequence[_Piece]) -> None:
-        self._pieces, self._at = pieces, 0
-        self._steps: list[tuple[Callable[[str], object] | None, re.Pattern[str] | None, list[int]]] = []
+    def __init__(self, pieces: Sequence[_Piece], budget: Budget) -> None:
+        self._pieces, self._at, self._budget = pieces, 0, budget
+        self._steps: list[tuple[re.Pattern[str] | None, re.Pattern[str] | None, list[int]]] = []
+        self._has_places = any(kind is _Kind.PLACE for kind, _ in pieces)
+        self._known: dict[tuple[_States, str, str], _States] = {}
+        self._held = 0
         self._end = self._add(None, None, [])
-        self._start = self._build(self._either([""]), self._end)
+        self._start = self._build(self._either([""]), self._end, _MAX_REPEAT)
 
     def search(self, text: str) -> bool:
-        """Whether a way leads through a part of ``text``."""
-        states: set[int] = set()
-        for position in range(len(text) + 1):
-            states.add(self._start)
-            reached = self._reach(states, text, position)
-            if self._end in reached:
+        """Whether a way leads through a part of ``text``; ``TooMuch``."""
+        self._budget.spend(len(text) + 1)
+        states: _States = frozenset()
+        before = ""
+        for here in (*text, ""):
+            following = self._known.get((states, before, here))
+            if following is None:
+                following = self._move(states, before, here)
+                self._remember((states, before, here), following)
+            if following is _FOUND:
                 return True
-            if position < len(text):
-                character = text[position]
-                states = {
-                    following
-                    for fits, _, nexts in map(self._steps.__getitem__, reached)
-                    if fits is not None and fits(character)
-                    for following in nexts
-                }
+            states = following
+            if self._has_places:
+                before = here
         return False
 
-    def _reach(self, states: set[int], text: str, position: int) -> set[int]:
-        """``states`` and where they lead without a character."""
-        waiting, reached = list(states), set(states)
+    def _move(self, states: _States, before: str, here: str) -> _States:
+        """Where ``states`` and a new begin lead with the character ``here``, each being empty outside of the text."""
+        reached = self._reach(states, before, here)
+        if self._end in reached:
+            return _FOUND
+        fitting: dict[re.Pattern[str], bool] = {}
+        following: set[int] = set()
+        for pattern, _, nexts in map(self._steps.__getitem__, reached):
+            if pattern is not None:
+                if pattern not in fitting:
+                    fitting[pattern] = here != "" and pattern.fullmatch(here) is not None
+                if fitting[pattern]:
+                    following.update(nexts)
+        return frozenset(following)
+
+    def _reach(self, states: _States, before: str, here: str) -> set[int]:
+        """``states``, a new begin, and where they lead without a character.
+
+        Whether a place fits depends on what is next to it alone.
+        """
+        reached = {*states, self._start}
+        waiting = list(reached)
+        around, position = before + here, len(before)
         while waiting:
-            fits, place, nexts = self._steps[waiting.pop()]
-            if fits is None and (place is None or place.match(text, position)):
+            pattern, place, nexts = self._steps[waiting.pop()]
+            self._budget.spend(1 + len(nexts))
+            if pattern is None and (place is None or place.match(around, position)):
                 for following in nexts:
                     if following not in reached:
                         reached.add(following)
                         waiting.append(following)
         return reached
+
+    def _remember(self, key: tuple[_States, str, str], following: _States) -> None:
+        """Once there is no room, this machine begins anew."""
+        size = 1 + len(following)
+        if self._budget.memory < size:
+            self._budget.memory += self._held
+            self._known.clear()
+            self._held = 0
+        if self._budget.memory >= size:
+            self._budget.memory -= size
+            self._held += size
+            self._known[key] = following
 
     def _either(self, flags: list[str]) -> _Node:
         """What stands between here and the end of the group, in ways that ``OR`` divides."""
@@ -267,42 +339,45 @@ class _Machine:
                 ways[-1].append(("fits", kind, pattern))
         return ("any", [("all", way) for way in ways])
 
-    def _build(self, node: _Node, following: int) -> int:
-        """States for ``node`` that lead to ``following``; the first of them."""
+    def _build(self, node: _Node, following: int, most: int) -> int:
+        """States for ``node`` that lead to ``following``; the first of them. Go repeats nothing more than ``most``."""
         if node[0] == "fits":
             _, kind, pattern = node
             if kind is _Kind.PLACE:
                 return self._add(None, pattern, [following])
-            return self._add(lru_cache(256)(pattern.fullmatch), None, [following])
+            return self._add(pattern, None, [following])
         if node[0] == "all":
             for part in reversed(node[1]):
-                following = self._build(part, following)
+                following = self._build(part, following, most)
             return following
         if node[0] == "any":
-            return self._add(None, None, [self._build(way, following) for way in node[1]])
-        _, repeated, least, most = node
-        return self._build_repeat(repeated, least, most, following)
+            return self._add(None, None, [self._build(way, following, most) for way in node[1]])
+        return self._build_repeat(node, following, most)
 
-    def _build_repeat(self, node: _Node, least: int, most: int | None, following: int) -> int:
+    def _build_repeat(self, repeat: _Node, following: int, allowed: int) -> int:
+        _, node, least, most = repeat
+        times = least if most is None else most
+        if times > allowed:
+            raise _Refused
+        allowed //= max(times, 1)
         if most is None:
             again: list[int] = []
             loop = self._add(None, None, again)
-            again += [self._build(node, loop), following]
+            again += [self._build(node, loop, allowed), following]
             following = loop
         else:
             last = following
             for _ in range(most - least):
-                following = self._add(None, None, [self._build(node, following), last])
+                following = self._add(None, None, [self._build(node, following, allowed), last])
         for _ in range(least):
-            following = self._build(node, following)
+            following = self._build(node, following, allowed)
         return following
 
-    def _add(
-        self, fits: Callable[[str], object] | None, place: re.Pattern[str] | None, nexts: list[int]
-    ) -> int:  # fmt: skip
-        if len(self._steps) >= _SIZE:
-            raise _Refused
-        self._steps.append((fits, place, nexts))
+    def _add(self, pattern: re.Pattern[str] | None, place: re.Pattern[str] | None, nexts: list[int]) -> int:
+        self._budget.states -= 1
+        if self._budget.states < 0:
+            raise TooMuch(f"more than {STATES} states")
+        self._steps.append((pattern, place, nexts))
         return len(self._steps) - 1
 
 

@@ -19,8 +19,8 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from portside.core.expressions import search_of
-from portside.errors import InvalidArgument
+from portside.core.expressions import Budget, TooMuch, search_of
+from portside.errors import InvalidArgument, ResourceExhausted
 
 FieldPath: TypeAlias = tuple[str, ...]
 Adaptor: TypeAlias = Callable[[FieldPath], str | None]
@@ -42,22 +42,33 @@ _SIMPLE = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v"
 
 
 def compile_filters(filters: Sequence[str]) -> Filter | None:
-    """The test for ``filters``; None if everything matches. InvalidArgument shows where a filter cannot be read."""
+    """The test for ``filters``; None if everything matches. InvalidArgument shows where a filter cannot be read.
+
+    InvalidArgument also for regular expressions that are too large; the test raises ResourceExhausted, naming the
+    filter, for an object on which they take too long.
+    """
     if len(filters) > MAX_FILTERS:
         raise InvalidArgument(f"filters: {len(filters)} of them, at most {MAX_FILTERS} are allowed")
-    parsed = [_Parser(text).selectors() for text in filters]
+    budget = Budget()
+    parsed = [_Parser(text, budget).selectors() for text in filters]
     if not parsed or not all(parsed):
         return None
-    return lambda adaptor: any(all(selector(adaptor) for selector in selectors) for selectors in parsed)
+
+    def accepts(adaptor: Adaptor) -> bool:
+        budget.begin()
+        return any(all(selector(adaptor) for selector in selectors) for selectors in parsed)
+
+    return accepts
 
 
 class _Parser:
     """Recursive descent over one filter; ``position`` is where the next token starts."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, budget: Budget) -> None:
         if len(text) > MAX_FILTER:
-            raise InvalidArgument(f"filter {text[:60]!r}…: {len(text)} characters, at most {MAX_FILTER} are allowed")
+            raise InvalidArgument(f"filter {_short(text)}: {len(text)} characters, at most {MAX_FILTER} are allowed")
         self.text = text
+        self._budget = budget
         self.position = 0
 
     def selectors(self) -> list[Filter]:
@@ -96,7 +107,27 @@ class _Parser:
             self.position = start
             raise self._error(f"unsupported operator {operator}")
         value = self._value(alternatives=operator == "~=")
-        return {"==": _equal, "!=": _different, "~=": _matches}[operator](path, value)
+        if operator == "~=":
+            return self._matches(path, value)
+        return {"==": _equal, "!=": _different}[operator](path, value)
+
+    def _matches(self, path: FieldPath, value: str) -> Filter:
+        """An expression that cannot be compiled matches nothing, as in containerd."""
+        named = f"filter {_short(self.text)}: its regular expressions take"
+        try:
+            search = search_of(value, self._budget)
+        except TooMuch as error:
+            raise InvalidArgument(f"{named} {error}") from None
+        if search is None:
+            return lambda adaptor: False
+
+        def matches(adaptor: Adaptor) -> bool:
+            try:
+                return search(adaptor(path) or "")
+            except TooMuch as error:
+                raise ResourceExhausted(f"{named} {error}") from None
+
+        return matches
 
     def _value(self, alternatives: bool) -> str:
         self._skip_space()
@@ -180,6 +211,10 @@ def _unescape(text: str, mark: str) -> str:
     return found if found.isascii() else found.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
+def _short(text: str) -> str:
+    return f"{text[:60]!r}…" if len(text) > 60 else repr(text)
+
+
 def _present(path: FieldPath) -> Filter:
     return lambda adaptor: adaptor(path) is not None
 
@@ -190,11 +225,3 @@ def _equal(path: FieldPath, value: str) -> Filter:
 
 def _different(path: FieldPath, value: str) -> Filter:
     return lambda adaptor: (adaptor(path) or "") != value
-
-
-def _matches(path: FieldPath, value: str) -> Filter:
-    """An expression that cannot be compiled matches nothing, as in containerd."""
-    search = search_of(value)
-    if search is None:
-        return lambda adaptor: False
-    return lambda adaptor: search(adaptor(path) or "")

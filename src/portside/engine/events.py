@@ -111,12 +111,13 @@ class Subscription(AsyncIterator[Envelope]):
         self._bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self._closed = False
+        self._failure: PortsideError | None = None
         self.dropped = 0
         """How many events were lost because this subscriber did not keep up."""
 
     def offer(self, envelope: Envelope, fields: Adaptor) -> None:
-        """Queue ``envelope`` if it matches."""
-        if self._closed or (self._accepts is not None and not self._accepts(fields)):
+        """Queue ``envelope`` if it matches. A filter that fails ends this subscription; who sends does not feel it."""
+        if self._closed or self._failure is not None or not self._wants(fields):
             return
         self._queue.append(envelope)
         self._bytes += _size(envelope)
@@ -128,8 +129,10 @@ class Subscription(AsyncIterator[Envelope]):
         self._wake()
 
     async def __anext__(self) -> Envelope:
-        """The next event; waits for one."""
+        """The next event; waits for one. ResourceExhausted after the last before a filter took too long."""
         while not self._queue:
+            if self._failure is not None:
+                raise self._failure
             if self._closed:
                 raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
@@ -148,6 +151,15 @@ class Subscription(AsyncIterator[Envelope]):
         self._bytes = 0
         self._registry.discard(self)
         self._wake()
+
+    def _wants(self, fields: Adaptor) -> bool:
+        try:
+            return self._accepts is None or self._accepts(fields)
+        except PortsideError as error:
+            self._failure = error
+            self._registry.discard(self)
+            self._wake()
+            return False
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
