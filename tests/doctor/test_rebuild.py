@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 from pathlib import Path
 
@@ -227,3 +228,103 @@ async def test_stopped_at_any_point_it_can_be_begun_again(root: Root, monkeypatc
     state = read_records(root.path).state
     assert set(state.rows(CONTENT_TABLE, ("ours",))) == {image.digest, *image.blobs}
     assert {each.name.partition("-")[0] for each in path.parent.iterdir()} == {"meta.db", "meta.db.damaged"}
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def crash_at(step: int, patch: pytest.MonkeyPatch) -> None:
+    """Let the ``step``-th change of a name, and all that follow, fail: what is on disk then is what a crash leaves."""
+    count = 0
+
+    def failing(call):
+        def one(*args: object, **options: object) -> object:
+            nonlocal count
+            if any("meta.db" in str(arg) or ".new-" in str(arg) for arg in args):
+                count += 1
+                if count >= step:
+                    raise Crash
+            return call(*args, **options)
+
+        return one
+
+    for name in ("link", "rename", "unlink"):
+        patch.setattr(os, name, failing(getattr(os, name)))
+
+
+def bring_back(path: Path, files: dict[str, bytes]) -> None:
+    for file in path.parent.glob("meta.db*"):
+        file.unlink()
+    for name, data in files.items():
+        path.with_name(name).write_bytes(data)
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    """The database and what is beside it, a name without its time."""
+    return {re.sub(r"-\d{8}T.*Z", "", each.name): each.read_bytes() for each in path.parent.glob("*") if each.is_file()}
+
+
+async def with_a_wal(root: Root) -> tuple[Digest, dict[str, bytes]]:
+    """A database of which the last that was committed is in the WAL alone, and content that it does not know."""
+    unknown = await root.blob("ours", b"not recorded")
+    await root.db.write(lambda tx: tx.put(CONTAINERS, ("ours",), "first", Container("first", "r")))
+    await root.close()
+    db, path = Database.open(database(root.path)), database(root.path)
+    await db.write(lambda tx: tx.put(CONTAINERS, ("ours",), "in the WAL", Container("in the WAL", "r")))
+    await db.write(lambda tx: tx.delete(CONTENT_TABLE, ("ours",), unknown))
+    files = {name: path.with_name(name).read_bytes() for name in ("meta.db", "meta.db-wal")}
+    await db.close()
+    assert files["meta.db-wal"] and b"in the WAL" not in files["meta.db"]
+    return unknown, files
+
+
+async def test_a_crash_at_any_step_leaves_the_old_database_or_the_new_one(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown, files = await with_a_wal(root)
+    path, seen, step, crashed = database(root.path), [], 0, True
+    while crashed:
+        step += 1
+        bring_back(path, files)
+        with monkeypatch.context() as patch:
+            crash_at(step, patch)
+            try:
+                await rebuild(root.path, None, root.blobs, root.drivers)
+                crashed = False
+            except Crash:
+                pass
+        db = Database.open(path)
+        assert set(db.state.rows(CONTAINERS, ("ours",))) == {"first", "in the WAL"}, step
+        seen.append("new" if db.state.scopes(RESOURCES) else "old")
+        await db.close()
+        await rebuild(root.path, None, root.blobs, root.drivers)
+        state = read_records(root.path).state
+        assert set(state.rows(CONTAINERS, ("ours",))) == {"first", "in the WAL"}
+        assert any(state.get(CONTENT_TABLE, scope, unknown) for scope in state.scopes(CONTENT_TABLE))
+        assert not any(name.startswith(".new-") for name in files_of(path))
+    assert seen == sorted(seen, reverse=True) and {*seen} == {"old", "new"} and len(seen) > 5
+
+
+async def test_the_old_database_is_set_aside_with_its_wal(root: Root) -> None:
+    _, files = await with_a_wal(root)
+    bring_back(database(root.path), files)
+    done = await rebuild(root.path, None, root.blobs, root.drivers)
+    kept = files_of(database(root.path))
+    assert done.set_aside
+    assert (kept.pop("meta.db.damaged"), kept.pop("meta.db.damaged-wal")) == (files["meta.db"], files["meta.db-wal"])
+    assert set(kept) == {"meta.db"}
+
+
+@pytest.mark.parametrize("old", [b"garbage " * 2000, b"", None])
+async def test_a_wal_whose_database_is_lost_is_not_taken_for_the_new_ones(root: Root, old: bytes | None) -> None:
+    unknown, files = await with_a_wal(root)
+    path = database(root.path)
+    bring_back(path, {"meta.db-wal": files["meta.db-wal"]} | ({} if old is None else {"meta.db": old}))
+    await rebuild(root.path, None, root.blobs, root.drivers)
+    kept = files_of(path)
+    assert kept["meta.db.damaged-wal"] == files["meta.db-wal"] and kept.get("meta.db.damaged") == old
+    assert "meta.db-wal" not in kept
+    db = Database.open(path)
+    assert any(db.state.get(CONTENT_TABLE, scope, unknown) for scope in db.state.scopes(CONTENT_TABLE))
+    await db.close()

@@ -43,7 +43,7 @@ async def test_bytes_are_bounded_too(exchange, monkeypatch):
 
 
 async def test_a_filter_that_takes_too_long_ends_its_own_subscription_alone(exchange):
-    greedy, other = exchange.subscribe(["topic~=/(.?){1000}!|short/"]), exchange.subscribe()
+    greedy, other = exchange.subscribe(["topic~=/(.?){300}!|short/"]), exchange.subscribe()
     for topic in ("/short", "/abcdefghijklmnopqrstuvwxyz", "/short/again"):
         exchange.publish("ns", topic, EVENT)
     assert (await anext(greedy)).topic == "/short"

@@ -12,14 +12,18 @@ set by clients, leases, containers whose tasks are gone; a snapshot without its 
 ``rebuilt/<number>``. Content goes to the namespaces that have a snapshot of it, else to ``default``. What nothing
 refers to then is held by a lease, ``rebuilt``, for ``GRACE_DAYS`` days.
 
-The old file is set aside, never deleted. A new one is written whole under a private name, then renamed.
+The old file is set aside, never deleted. A new one is written whole under a private name, then takes over the name of
+the old one in steps (``_replace``) after each of which SQLite finds either all of the old one or all of the new one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+import shutil
+import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -70,6 +74,8 @@ LEASE = "rebuilt"
 GRACE_DAYS = 7
 NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 """Annotations that tell an image's name."""
+_SUFFIXES = ("-wal", "-journal")
+"""What SQLite has beside a database and takes for a part of it."""
 
 
 @dataclass(slots=True)
@@ -101,12 +107,11 @@ async def rebuild(
     try:
         await _write(new, known)
         rebuilt.set_aside = _set_aside(path)
-        new.rename(path)
-        sync_file_system(path.parent)
+        _replace(path, new)
     except OSError as error:
         raise from_oserror(error, f"rebuild metadata {path}") from error
     finally:
-        for leftover in path.parent.glob(f"{new.name}*"):
+        for leftover in path.parent.glob(".new-*.db*"):  # also of one that a crash ended
             leftover.unlink()
     return rebuilt
 
@@ -160,19 +165,56 @@ def records_of(state: State) -> Iterator[Change]:
 
 
 def _set_aside(path: Path) -> str:
-    """Give the old database, with its WAL, another name beside the one it has; that name, empty if there is none.
-
-    The name it had is taken over by a rename, so that a crash leaves either the old one or the new one. Its WAL must be
-    gone by then: SQLite would take it for the new one's.
-    """
-    if not os.path.lexists(path):
-        return ""
+    """Give the old database, with what belongs to it, another name beside the one it has; that name, empty if there is
+    nothing."""
     aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
-    wal = Path(f"{path}-wal")
-    os.link(path, aside, follow_symlinks=False)
-    if wal.exists():
-        wal.rename(f"{aside}-wal")
-    return str(aside)
+    found = [suffix for suffix in ("", *_SUFFIXES) if os.path.lexists(f"{path}{suffix}")]
+    for suffix in found:
+        os.link(f"{path}{suffix}", f"{aside}{suffix}", follow_symlinks=False)
+    return str(aside) if found else ""
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Let ``new``, a database without a WAL, take over the name ``path``; each step is on disk before the next.
+
+    SQLite would take the old WAL for the new database's, and what the old one had committed may be in its WAL alone.
+    So the WAL goes in between, when the file that has the name has everything without it::
+
+        meta.db             meta.db-wal
+        old                 old
+        old with its WAL    old             played again it changes nothing
+        old with its WAL    -
+        new                 -
+    """
+    merged = new.with_name(f"{new.name}.old")
+    is_merged = _merge(path, merged)
+    sync_file_system(path.parent)
+    if is_merged:
+        merged.rename(path)
+        sync_file_system(path.parent)
+    for suffix in _SUFFIXES:
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    sync_file_system(path.parent)
+    new.rename(path)
+    sync_file_system(path.parent)
+
+
+def _merge(path: Path, merged: Path) -> bool:
+    """Copy the old database to ``merged`` and play its WAL into that.
+
+    False if it has none, or if SQLite makes nothing of the two: then nothing of it was to be had (``salvage``).
+    """
+    found = [suffix for suffix in _SUFFIXES if os.path.lexists(f"{path}{suffix}")]
+    if not found or not path.is_file():
+        return False
+    for suffix in ("", *found):
+        shutil.copy(f"{path}{suffix}", f"{merged}{suffix}")
+    try:
+        with contextlib.closing(sqlite3.connect(merged, isolation_level=None)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except sqlite3.Error:
+        return False
+    return not any(os.path.exists(f"{merged}{suffix}") for suffix in _SUFFIXES)
 
 
 class _Disk:
