@@ -1,13 +1,14 @@
 """Programs of others: what they inherit, how they end, and that nothing of them stays."""
 
 import asyncio
+import errno
 import os
 import signal
 
 import pytest
 
 from portside.engine.programs import read_all, start, words, write_all
-from portside.errors import NotFound, PermissionDenied
+from portside.errors import NotFound, PermissionDenied, ResourceExhausted
 from tests.support.peers import wait_for
 
 
@@ -56,6 +57,24 @@ async def test_what_cannot_be_started(name, kind):
     with pytest.raises(kind, match=f"start it .*{name}"):
         start("it", [name], {}, {0: 0})
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_one_that_nobody_could_wait_for_is_ended(monkeypatch):
+    started, spawn = [], os.posix_spawnp
+
+    def posix_spawnp(*arguments, **options):
+        started.append(spawn(*arguments, **options))
+        return started[-1]
+
+    def pidfd_open(pid):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "posix_spawnp", posix_spawnp)
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+    with pytest.raises(ResourceExhausted, match=r"start it \(sleep\): Too many open files"):
+        start("it", ["sleep", "600"], os.environ, {})
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)
 
 
 async def test_the_end_takes_all_of_it(tmp_path):

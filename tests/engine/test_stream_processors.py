@@ -1,6 +1,7 @@
 """Stream processors: real little programs between a layer and its unpacking, well behaved and not."""
 
 import asyncio
+import errno
 import gzip
 import io
 import os
@@ -13,6 +14,7 @@ from portside.core.anymessage import AnyMessage
 from portside.core.settings import StreamProcessor
 from portside.engine import stream_processors
 from portside.engine.diff import LocalDiff
+from portside.engine.programs import read_all
 from portside.engine.stream_processors import chain_for, processed
 from portside.errors import (
     DeadlineExceeded,
@@ -191,3 +193,70 @@ async def test_one_that_closes_its_output_and_stays(tmp_path):
             while await asyncio.to_thread(os.read, stream, 10):
                 pass
     os.close(blob)
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_nothing_stays_open_where_the_block_fails_at_once(tmp_path, turns):
+    """Or after a few turns of the loop, in which what copies gets to its first bytes."""
+    (tmp_path / "blob").write_bytes(b"x")
+    chain = chain_for(ODD, {"odd": shell("exec sleep 600")})
+    blob = os.open(tmp_path / "blob", os.O_RDONLY)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(InvalidArgument, match="at once"):
+        async with processed(blob, 1, chain, {"odd": AnyMessage("type.example/key", b"x" * 1_000_000)}):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            raise InvalidArgument("at once")
+    assert await closed_again(before)
+    os.close(blob)
+
+
+async def test_nothing_stays_open_where_there_is_no_pipe_for_the_result(tmp_path, monkeypatch):
+    (tmp_path / "blob").write_bytes(b"x")
+    chain = chain_for(ODD, {"odd": shell("exec sleep 600")})
+    blob = os.open(tmp_path / "blob", os.O_RDONLY)
+    before, pipes, pipe2 = os.listdir("/proc/self/fd"), [], os.pipe2
+
+    def some_pipes(flags):
+        if len(pipes) == 2:  # output and complaints of the program
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        pipes.append(pipe2(flags))
+        return pipes[-1]
+
+    monkeypatch.setattr(os, "pipe2", some_pipes)
+    with pytest.raises(OSError, match="Too many open files"):
+        async with processed(blob, 1, chain, {}):
+            pass
+    assert await closed_again(before)
+    os.close(blob)
+
+
+async def test_a_result_that_cannot_be_read_ends_and_says_so(tmp_path, monkeypatch):
+    """The reader of the result must not wait for ever, nor take what it got for all of it."""
+    (tmp_path / "blob").write_bytes(b"x")
+    chain = chain_for(ODD, {"odd": shell("cat")})
+    blob = os.open(tmp_path / "blob", os.O_RDONLY)
+    before, connected = os.listdir("/proc/self/fd"), []
+    loop = asyncio.get_running_loop()
+    connect = loop.connect_read_pipe
+
+    async def connect_read_pipe(protocol, pipe):
+        connected.append(pipe)
+        if len(connected) == 3:  # after the reader below and the complaints
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return await connect(protocol, pipe)
+
+    monkeypatch.setattr(loop, "connect_read_pipe", connect_read_pipe)
+    with pytest.raises(ResourceExhausted, match="stream processor odd: read what it writes: No space"):
+        async with processed(blob, 1, chain, {}) as stream, asyncio.timeout(10):
+            assert await read_all(os.dup(stream)) == b""
+    connected.clear()
+    assert await closed_again(before)
+    os.close(blob)
+
+
+async def closed_again(before):
+    """Whether no more is open than ``before``; transports close in the loop's next turns."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+    return len(os.listdir("/proc/self/fd")) <= len(before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,15 +80,6 @@ class Report:
     def bytes(self) -> int:
         """All that is on disk."""
         return sum(use.bytes for use in self.uses.values())
-
-    def by_kind(self) -> Mapping[str, Use]:
-        """Sums over the owners of each kind, largest first."""
-        sums: dict[str, Use] = {}
-        for owner, use in self.uses.items():
-            total = sums.setdefault(owner.kind, Use())
-            total.bytes += use.bytes
-            total.inodes += use.inodes
-        return dict(sorted(sums.items(), key=lambda item: -item[1].bytes))
 
     def to_json(self) -> dict[str, Any]:
         """As a document."""

@@ -26,9 +26,8 @@ _DEFAULTS = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signa
 class Program:
     """A running program, which ``end`` ends."""
 
-    def __init__(self, what: str, pid: int) -> None:
-        self.what, self.pid = what, pid
-        self._pidfd = os.pidfd_open(pid)
+    def __init__(self, what: str, pid: int, pidfd: int) -> None:
+        self.what, self.pid, self._pidfd = what, pid, pidfd
         self._status: int | None = None
         self._waiting: asyncio.Task[int] | None = None
 
@@ -80,20 +79,27 @@ def start(what: str, argv: Sequence[str], environment: Mapping[str, str], descri
     finally:
         for fd in moved.values():
             os.close(fd)
-    return Program(what, pid)
+    try:
+        return Program(what, pid, os.pidfd_open(pid))
+    except OSError as error:  # no descriptor is free, and without one nobody would wait for it
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise from_oserror(error, f"start {what} ({argv[0]})") from error
 
 
 async def read_all(fd: int, limit: int = KEPT) -> bytes:
     """What comes out of the pipe ``fd``, which is closed at the end: ``limit`` bytes and one more if there are."""
-    loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(_CHUNK)
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", 0))
     kept = b""
-    try:
-        while data := await reader.read(_CHUNK):
-            kept += data[: limit + 1 - len(kept)]
-    finally:
-        transport.close()
+    with os.fdopen(fd, "rb", 0) as file:
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), file
+        )
+        try:
+            while data := await reader.read(_CHUNK):
+                kept += data[: limit + 1 - len(kept)]
+        finally:
+            transport.close()
     return kept
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from portside.core.anymessage import AnyMessage
 from portside.core.settings import StreamProcessor
 from portside.engine.programs import Program, read_all, start, words, write, write_all
-from portside.errors import DeadlineExceeded, InvalidArgument, PortsideError, ResourceExhausted, Unknown
+from portside.errors import DeadlineExceeded, InvalidArgument, PortsideError, ResourceExhausted, Unknown, from_oserror
 from portside.layers.compression import compression_of
 from portside.oci.descriptor import LAYER
 
@@ -106,6 +107,8 @@ class _Line:
         self._feeders: list[asyncio.Task[None]] = []
         self._pump: asyncio.Task[None] | None = None
         self._output = -1
+        self._files: list[io.FileIO] = []
+        """What the pump closes, if it begins at all."""
 
     def begin(self, blob: int, chain: Sequence[Step], payloads: Mapping[str, AnyMessage]) -> int:
         """Start them; the pipe that the result comes out of, which ``close`` closes."""
@@ -117,9 +120,16 @@ class _Line:
                 if source != blob:
                     os.close(source)
             source = output
+        reading = self._owned(source, "rb")
         self._output, entrance = os.pipe2(os.O_CLOEXEC)
-        self._pump = asyncio.create_task(self._copy(source, entrance, f"stream processor {chain[-1].id}"))
+        writing = self._owned(entrance, "wb")
+        self._pump = asyncio.create_task(self._copy(reading, writing, f"stream processor {chain[-1].id}"))
         return self._output
+
+    def _owned(self, fd: int, mode: str) -> io.FileIO:
+        file = io.FileIO(fd, mode)
+        self._files.append(file)
+        return file
 
     def _start(self, step: Step, source: int, payload: AnyMessage | None) -> int:
         """One program; its output."""
@@ -143,7 +153,11 @@ class _Line:
     async def reason(self, patience: float) -> PortsideError | None:
         """Why it did not go well; None if it did, or if the programs are not to blame."""
         if self._pump is not None and self._pump.done() and (error := self._pump.exception()) is not None:
-            return error if isinstance(error, PortsideError) else None
+            if isinstance(error, OSError):
+                return from_oserror(error, f"{self._programs[-1][0].what}: read what it writes")
+            if not isinstance(error, PortsideError):
+                raise error
+            return error
         if self._pump is None or not self._pump.done():
             return None  # nobody reads to the end: it was the reader who stopped
         for program, complaints in self._programs:
@@ -165,28 +179,29 @@ class _Line:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for file in self._files:
+            file.close()
         if self._output >= 0:
             os.close(self._output)
 
-    async def _copy(self, source: int, entrance: int, what: str) -> None:
+    async def _copy(self, source: io.FileIO, entrance: io.FileIO, what: str) -> None:
         """From the last program to the worker, watching both clock and size; closes both ends."""
-        loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(_CHUNK)
-        incoming, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(source, "rb", 0)
-        )
         left = self._limit
-        try:
-            while data := await self._next(reader, what):
-                left -= len(data)
-                if left < 0:
-                    raise ResourceExhausted(f"{what}: writes more than {self._limit} bytes")
-                await write(entrance, data)
-        except BrokenPipeError:
-            return  # the worker has ended; its answer tells why
-        finally:
-            incoming.close()
-            os.close(entrance)
+        with source, entrance:
+            incoming, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(reader), source
+            )
+            try:
+                while data := await self._next(reader, what):
+                    left -= len(data)
+                    if left < 0:
+                        raise ResourceExhausted(f"{what}: writes more than {self._limit} bytes")
+                    await write(entrance.fileno(), data)
+            except BrokenPipeError:
+                return  # the worker has ended; its answer tells why
+            finally:
+                incoming.close()
 
     async def _next(self, reader: asyncio.StreamReader, what: str) -> bytes:
         try:

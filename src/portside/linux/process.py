@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 # include/uapi/linux/prctl.h, keyctl.h, close_range.h
 PR_GET_DUMPABLE = 3
 PR_SET_DUMPABLE = 4
-PR_SET_KEEPCAPS = 8
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 KEYCTL_JOIN_SESSION_KEYRING = 1
@@ -50,11 +49,6 @@ def dumpable() -> int:
 def set_dumpable(value: int) -> None:
     """0 closes /proc/PID/{exe,fd,mem,…} and ptrace to processes without CAP_SYS_PTRACE; children inherit it."""
     prctl(PR_SET_DUMPABLE, value)
-
-
-def set_keep_capabilities(keep: bool) -> None:
-    """Whether the permitted set survives a change from user 0 to another (PR_SET_KEEPCAPS)."""
-    prctl(PR_SET_KEEPCAPS, int(keep))
 
 
 def set_no_new_privileges() -> None:
