@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 from portside.shim import rehearsal, zygote
+from portside.shim.config import Config
 from portside.supervisor.zygote import CALL
 from tests.support.peers import wait_for
 
@@ -43,25 +45,29 @@ def test_it_bears_what_makes_no_sense_and_ends_with_its_daemon(tmp_path: Path) -
     its_shims.close()
     try:
         shims.settimeout(20)
-        shims.send(b"without a socket")  # whoever takes it ends
+        shims.send(b"without a socket")
         ours.send(b"f")
         for number, text in enumerate((b"", b"no such directory\0" * 6)):
             with socket.socket(socket.AF_UNIX) as listener:
                 socket.send_fds(shims, [CALL.pack(number) + text], [listener.fileno()])
                 ours.send(b"f")
+        bundle = tmp_path / "bundle"
+        bundle.mkdir()
+        with socket.socket(socket.AF_UNIX) as listener:
+            config = Config("play", "box", str(bundle), f"{bundle}/socket").encode()
+            socket.send_fds(shims, [CALL.pack(7) + config], [listener.fileno()])
+            ours.send(b"f")
             data = shims.recv(4096)
-            assert CALL.unpack_from(data) == (number,)
-            place = f"/proc/{int.from_bytes(data[8:], sys.byteorder)}"
-            wait_for(lambda place=place: not os.path.exists(place), "its end")
+        assert CALL.unpack_from(data) == (7,)
+        shim = int.from_bytes(data[CALL.size :], sys.byteorder)
+        wait_for(lambda: Path(f"/proc/{shim}/cwd").resolve() == bundle, "the shim to be where it belongs")
+        os.kill(shim, signal.SIGKILL)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        wait_for(lambda: not children.read_text(), "the end of all that it forked")
+        bundle.rmdir()
         assert len(os.listdir(f"/proc/{process.pid}/task")) == 1
         assert len(os.listdir(f"/proc/{process.pid}/fd")) == 5
         assert not os.listdir(tmp_path)
-        # A spare that is dismissed is a keeper with a worker, both of which end.
-        for _ in range(20):
-            ours.send(b"f")
-            shims.send(b"")
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        wait_for(lambda: not children.read_text(), "the end of all shims")
     finally:
         ours.close()
         assert process.wait(20) == 0

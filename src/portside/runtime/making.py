@@ -97,6 +97,11 @@ class _Making:
         """The descriptor to watch."""
         return self._child.channel.fileno()
 
+    @property
+    def pid(self) -> int:
+        """Of the process, once it is known."""
+        return self._child.pid
+
     def abandon(self) -> None:
         """Give up: kill it, and take back everything that was made for it. Harmless when it is over."""
         self._undo.run()

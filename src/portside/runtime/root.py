@@ -137,11 +137,6 @@ def set_sysctl(proc: int, values: dict[str, str]) -> None:
             raise RuntimeFailure.of("set sysctl", error, name) from error
 
 
-def attach_root(fd: int, place: int) -> None:
-    """Attach the detached mount ``fd`` at ``place``, where pivot_root will find it."""
-    m.attach_mount(fd, place)
-
-
 def pivot(root: int) -> None:
     """Make ``root`` the root and let go of the old one; the working directory is the new ``/`` then."""
     old = os.open("/", O_PATH | os.O_DIRECTORY)

@@ -12,19 +12,15 @@ import os
 from portside.errors import DeadlineExceeded, PortsideError, from_oserror
 from portside.runtime.making import DONE, HOOKS, LISTENER, Creation, Execution, Start
 from portside.shim.loop import READ
+from portside.shim.maker import TIMEOUT, no_undo, nothing_made
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final
 
-    from portside.shim.maker import Made
     from portside.shim.shared import Outcome, Shim
 
     Done = Callable[[PortsideError | None], None]
-
-TIMEOUT: Final = 110.0
-"""Seconds that making a process may take, hooks included; a little less than the daemon waits."""
 
 
 class Conversation:
@@ -33,7 +29,7 @@ class Conversation:
     What was made for one that could not is gone by then.
     """
 
-    __slots__ = ("_done", "_fd", "_hand_over", "_making", "_shim", "_timer")
+    __slots__ = ("_done", "_exit", "_fd", "_hand_over", "_making", "_shim", "_timer")
 
     def __init__(
         self, shim: Shim, making: Creation | Execution | Start, hand_over: Callable[[int], None], done: Done
@@ -43,6 +39,7 @@ class Conversation:
         self._making = making
         self._hand_over = hand_over
         self._done: Done | None = done
+        self._exit: tuple[int, int] | None = None
         # Of our own, so that it can be forgotten before it is closed whoever closes the other.
         self._fd = os.dup(making.fileno())
         # A start takes as long as startContainer hooks take.
@@ -64,6 +61,11 @@ class Conversation:
                 self._help(self._making.run_hooks)
         except PortsideError as error:
             self._give_up(error)
+
+    def ended(self, pid: int, wait_status: int, now_ns: int) -> None:
+        """A child has been reaped that nobody knows yet: if it is ours, its end is told after its start."""
+        if not isinstance(self._making, Start) and self._making.pid == pid:
+            self._exit = (wait_status, now_ns)
 
     def abandon(self) -> None:
         """Take back what was made so far; nobody is told."""
@@ -95,7 +97,7 @@ class Conversation:
 
         self._shim.loop.forget(self._fd)
         try:
-            self._shim.make(lambda: _nothing_made(work), _no_undo, helped)
+            self._shim.make(lambda: nothing_made(work), no_undo, helped)
         except OSError as error:
             self._give_up(from_oserror(error, "fork"))
 
@@ -117,12 +119,5 @@ class Conversation:
             self._making.abandon()
         if done is not None:
             done(error)
-
-
-def _nothing_made(work: Callable[[], None]) -> Made:
-    work()
-    return {}, []
-
-
-def _no_undo() -> None:
-    """There is nothing to undo."""
+        if error is None and self._exit is not None and not isinstance(self._making, Start):
+            self._shim.ended(self._making.pid, *self._exit)

@@ -188,6 +188,7 @@ def _watch(
     poller.register(reader.fileno(), select.POLLIN)
     poller.register(channel.fileno(), select.POLLIN)
     open_exits: list[tuple[int, int, int]] = []
+    told = 0  # of these; the rest when there is room, which its answers make
     fds: list[int] = []
     message, gone = b"", False
     while not gone:
@@ -197,11 +198,11 @@ def _watch(
                 gone = True
             else:
                 open_exits.append((pid, status, now))
-                _tell(channel, EXIT + _EXIT.pack(pid, status, now))
         while (received := receive(channel, MAX_STATE + 4096)) is not None:
             kind = received[0][:1]
             if kind == DONE:
                 del open_exits[0]
+                told -= 1
             elif kind == SLEEP:
                 message, fds = received
             elif not kind:  # It has ended, though nobody has told us yet.
@@ -209,6 +210,8 @@ def _watch(
                     os.waitpid(worker, 0)
                 gone = True
                 break
+        while told < len(open_exits) and _tell(channel, EXIT + _EXIT.pack(*open_exits[told])):
+            told += 1
     return (message, fds, open_exits) if message else None
 
 
@@ -266,6 +269,26 @@ def receive_shim(channel: _socket.socket) -> tuple[bytes, int]:
     return (data, fds[0]) if data and fds else (b"", -1)
 
 
+def await_shim(channel: _socket.socket, seconds: float) -> tuple[bytes, int]:
+    """As ``receive_shim``, from a channel on which others wait, too; a listener of -1 if nothing comes in time."""
+    poller = select.poll()
+    poller.register(channel.fileno(), select.POLLIN)
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        poller.poll(int(left * 1000) + 1)
+        try:
+            data, ancillary, _flags, _peer = channel.recvmsg(
+                MAX_STATE, _socket.CMSG_SPACE(_INT.size), _socket.MSG_CMSG_CLOEXEC | _socket.MSG_DONTWAIT
+            )
+        except BlockingIOError:
+            continue  # Another has taken it.
+        except OSError:
+            break
+        fds = _received(ancillary)
+        return (data, fds[0]) if data and fds else (b"", -1)
+    return b"", -1
+
+
 def _received(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     return [
         fd
@@ -275,11 +298,13 @@ def _received(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     ]
 
 
-def _tell(channel: _socket.socket, message: bytes) -> None:
+def _tell(channel: _socket.socket, message: bytes) -> bool:
+    """Whether it was sent: there may be no room now, or nobody; then the next worker is told."""
     try:
-        channel.send(message, _socket.MSG_NOSIGNAL)
+        channel.send(message, _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT)
     except OSError:
-        pass  # It is on its way out, and will be told by the next.
+        return False
+    return True
 
 
 # The worker's side

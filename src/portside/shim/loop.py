@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
-HANGUP = select.EPOLLHUP | select.EPOLLERR
 
 MAX_EVENTS = 64
 

@@ -47,6 +47,8 @@ MAX_QUIET: Final = 16.0
 """The same for one that was woken soon after, several times."""
 IDLE_TIMEOUT: Final = 60.0
 """Seconds without a task and without a peer after which a shim ends by itself."""
+SPARE_TIME: Final = 6.0
+"""Seconds that a shim waits to be told which it is; the daemon counts on a spare a little less long."""
 FAREWELL: Final = 2.0
 """Seconds that a shim waits at its end for the daemon to take the last events and answers."""
 MAX_FD: Final = 1 << 20
@@ -94,18 +96,17 @@ def be_keeper(source: _socket.socket) -> keeper.Wake | None:
     if wake is not None:
         source.close()
         return wake
-    message, listener = keeper.receive_shim(source)
+    message, listener = keeper.await_shim(source, SPARE_TIME)
     if listener < 0:
         keeping.close()
         return None
-    keeper.answer_shim(source, message)
-    source.close()
     config = message[keeper.NUMBER :]
     namespace, id, bundle, address, _ = config.split(b"\0", 4)
-    # A zygote that dies in the middle of its answer has made a shim that nobody knows of, and another is started. The
-    # socket must have one shim only.
+    # A daemon that does not wait long enough for an answer asks again. The socket must have one shim only.
     lock = os.open(bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    keeper.answer_shim(source, message)
+    source.close()
     keeping.begin(config, listener)
     os.chdir(bundle)
     _set_title_of(namespace, id)

@@ -19,7 +19,7 @@ import struct
 from portside.errors import DeadlineExceeded, Internal, PortsideError, from_oserror
 from portside.linux import signals
 from portside.linux.process import set_child_subreaper
-from portside.shim.loop import READ, close_fd
+from portside.shim.loop import READ
 from portside.wire.status import code_of, error_of
 
 TYPE_CHECKING = False
@@ -96,7 +96,7 @@ class Maker:
             self.poll()
 
     def _too_long(self) -> None:
-        os.kill(self._pid, signals.SIGKILL)  # our child, which only we reap
+        os.killpg(self._pid, signals.SIGKILL)  # our child, which only we reap, with the commands that it runs
         self._finish(DeadlineExceeded(f"not made within {TIMEOUT:g} s"))
 
     def _finish(self, outcome: Made | PortsideError) -> None:
@@ -111,6 +111,7 @@ def _run(channel: _socket.socket, work: Callable[[], Made], undo: Callable[[], N
     """The child. Never returns."""
     status = 1
     try:
+        os.setpgid(0, 0)
         signals.set_wakeup_fd(-1)  # It is the shim's too.
         set_child_subreaper()  # What a command leaves behind must not come to the shim before it was announced.
         try:
@@ -140,7 +141,11 @@ def _tell(channel: _socket.socket, error: BaseException) -> None:
     channel.sendmsg([json.dumps({"error": [code_of(error), message[:8000]]}).encode()], [], _socket.MSG_NOSIGNAL)
 
 
-def close_all(fds: list[int]) -> None:
-    """Close descriptors that nobody wants any more."""
-    for fd in fds:
-        close_fd(fd)
+def nothing_made(work: Callable[[], None]) -> Made:
+    """Do ``work``, which makes nothing that the shim is to have."""
+    work()
+    return {}, []
+
+
+def no_undo() -> None:
+    """For work that leaves nothing, or something that ends with the container, which whoever cleans up ends."""

@@ -15,6 +15,7 @@ from portside.errors import InvalidArgument
 from portside.runtime.process import Stdio
 from portside.shim.external import ExternalContainer
 from portside.shim.held import HeldContainer
+from portside.shim.record import read_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -142,11 +143,7 @@ class Recipe:
         return {"pid": made.pid, "console": bool(console)}, [pidfd, *console]
 
     def _spec(self) -> dict[str, Any]:
-        fd = os.open(f"{self._bundle}/config.json", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            data = os.read(fd, os.fstat(fd).st_size)
-        finally:
-            os.close(fd)
+        data = read_file(f"{self._bundle}/config.json", MAX_SPEC + 1)
         return parse_json(data, f"create task {self._id}: config.json")
 
 

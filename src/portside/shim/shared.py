@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from portside.shim.task import Task
 
     Outcome = Made | PortsideError
-    Make = Callable[[Callable[[], Made], Callable[[], None], Callable[[Outcome], None]], None]
 
 
 class Shim:
@@ -32,7 +31,6 @@ class Shim:
         "cache_dir",
         "conversations",
         "loop",
-        "make",
         "makers",
         "namespace",
         "outbox",
@@ -51,14 +49,13 @@ class Shim:
         self.by_pid: dict[int, tuple[Task, Process]] = {}
         self.makers: set[Maker] = set()
         """Children at work."""
-        self.make: Make = self._make
-        """Run work in a child; then call with what it made, or with what went wrong."""
         self.recipe = Recipe
         """By which containers are made."""
         self.conversations: set[Conversation] = set()
         """With each process that is on its way to its program."""
 
-    def _make(self, work: Callable[[], Made], undo: Callable[[], None], done: Callable[[Outcome], None]) -> None:
+    def make(self, work: Callable[[], Made], undo: Callable[[], None], done: Callable[[Outcome], None]) -> None:
+        """Run ``work`` in a child; then call ``done`` with what it made, or with what went wrong. OSError."""
         Maker(self.loop, self.makers, work, undo, done)
 
     def ended(self, pid: int, wait_status: int, now_ns: int) -> None:
@@ -66,6 +63,9 @@ class Shim:
         known = self.by_pid.pop(pid, None)
         if known is not None:
             known[0].process_ended(known[1], wait_status, now_ns)
+            return
+        for conversation in self.conversations:
+            conversation.ended(pid, wait_status, now_ns)
 
     def reap(self) -> None:
         """Collect every child that has ended; orphans of a container too, of which nobody asks."""

@@ -91,7 +91,8 @@ class Streams:
         """A writing end of the client's fifo, until CloseIO."""
         self._log: LogFile | None = None
         self._pumps: list[Pump] = []
-        self._waiting: Callable[[], None] | None = None
+        self._waiting: list[Callable[[], None]] = []
+        """Who waits for the end of what the process writes, in the order in which they are to hear of it."""
 
     def prepare(self, owner: tuple[int, int] = (0, 0)) -> None:
         """Open everything; pipes belong to ``owner``. NotFound and the like if that fails: then nothing stays open."""
@@ -218,7 +219,7 @@ class Streams:
 
     def freeze(self, ice: Freezing) -> Values:
         """See ``frozen.py``; streams whose end is awaited, or that a process is being made with, are not quiet."""
-        if self._waiting is not None or self._streams:
+        if self._waiting or self._streams:
             raise NotQuiet
         return {
             "io": self.io,
@@ -252,20 +253,21 @@ class Streams:
             return
 
         def once() -> None:
-            if self._waiting is once:
-                self._waiting = None
+            # Who began to wait before is told before.
+            while once in self._waiting and self._waiting[0] is not once:
+                self._waiting[0]()
+            if once in self._waiting:
+                self._waiting.remove(once)
                 timer.cancel()
                 call()
 
-        self._waiting, previous = once, self._waiting
+        self._waiting.append(once)
         timer = self._loop.later(timeout, once)
-        if previous is not None:
-            previous()
 
     def _ended(self) -> None:
         self._pumps = [pump for pump in self._pumps if not pump.finished]
-        if self._waiting is not None and not any(self._reads_process(pump) for pump in self._pumps):
-            self._waiting()
+        while self._waiting and not any(self._reads_process(pump) for pump in self._pumps):
+            self._waiting[0]()
 
     def _pump(self, source: int, sink: Sink) -> None:
         self._pumps.append(Pump(self._loop, source, sink, self._ended))

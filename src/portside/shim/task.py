@@ -27,6 +27,7 @@ from portside.shim.conversation import Conversation
 from portside.shim.external import ExternalContainer
 from portside.shim.frozen import NotQuiet
 from portside.shim.held import HeldContainer
+from portside.shim.maker import no_undo, nothing_made
 from portside.shim.oom import OomTeller
 from portside.shim.process import CREATED, PAUSED, RUNNING, STOPPED, Process
 from portside.shim.recipe import MAX_SPEC, parse_json
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from portside.shim.frozen import Freezing, Thawing, Values
-    from portside.shim.maker import Made
     from portside.shim.recipe import Recipe
     from portside.shim.shared import Outcome, Shim
 
@@ -55,8 +55,8 @@ class Task:
     """
 
     __slots__ = (
-        "_cleaning", "_container", "_facts", "_oom", "_options", "_paused", "_request", "_rootfs", "_shim", "_started",
-        "bundle", "id", "init", "processes",
+        "_cleaning", "_container", "_ended", "_facts", "_oom", "_options", "_paused", "_request", "_rootfs", "_shim",
+        "_started", "bundle", "id", "init", "processes",
     )  # fmt: skip
 
     def __init__(self, shim: Shim, request: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -70,6 +70,8 @@ class Task:
         self._oom = OomTeller(shim.loop, self._tell_oom)
         self._rootfs = Rootfs()
         self._started: Done | None = None
+        self._ended: tuple[int, int] | None = None
+        """Init's end (wait status, nanoseconds), while it is being started."""
         self._container: HeldContainer | ExternalContainer
         self.init = self._process("", request)
         self.processes: dict[str, Process] = {"": self.init}
@@ -157,8 +159,17 @@ class Task:
             self._start_exec(process, done)
             return
         process.starting = True
-        process.streams.begin_input()
         self._started = done
+        try:
+            process.streams.begin_input()
+            self._begin_start()
+        except BaseException:
+            process.starting, self._started = False, None
+            if isinstance(self._container, HeldContainer):  # It may have been let go already, and nobody would hear it.
+                self._kill_rest()
+            raise
+
+    def _begin_start(self) -> None:
         container = self._container
         if isinstance(container, HeldContainer):
 
@@ -168,7 +179,7 @@ class Task:
 
             Conversation(self._shim, container.begin_start(), hand_over, self._execve_done)
         else:
-            self._shim.make(lambda: _nothing_made(container.start), _no_undo, self._externally_started)
+            self._shim.make(lambda: nothing_made(container.start), no_undo, self._externally_started)
 
     def _recipe(self) -> Recipe:
         return self._shim.recipe(self.id, self.bundle, (), self._options, self._shim)
@@ -176,7 +187,11 @@ class Task:
     def _run_late_hooks(self, kind: str, done: Callable[[Outcome], None]) -> None:
         container = self._container
         assert isinstance(container, HeldContainer)
-        self._shim.make(lambda: self._recipe().late_hooks(container, kind), _no_undo, done)
+        try:
+            self._shim.make(lambda: self._recipe().late_hooks(container, kind), no_undo, done)
+        except OSError as error:  # What goes wrong with these is no failure.
+            self._shim.loop.on_error(error)
+            done(({}, []))
 
     def _execve_done(self, error: PortsideError | None) -> None:
         if self._facts["hooks"] and error is None:
@@ -200,6 +215,9 @@ class Task:
             done(process.pid if error is None else error)
         if error is None:
             self._emit("start", "TaskStart", pid=process.pid)
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            self.process_ended(process, *ended)
 
     def exec(self, request: Mapping[str, Any]) -> None:
         """Add a process; ``start`` makes and runs it. AlreadyExists, InvalidArgument, FailedPrecondition."""
@@ -217,7 +235,10 @@ class Task:
         self._emit("exec-added", "TaskExecAdded", exec_id=exec_id)
 
     def process_ended(self, process: Process, wait_status: int, now_ns: int) -> None:
-        """The reaper has it: move its last output, put it on record, then tell."""
+        """The reaper has it: move its last output, put it on record, then tell, all after a start that is not over."""
+        if process is self.init and process.starting:
+            self._ended = (wait_status, now_ns)
+            return
         process.stopped(wait_status, now_ns)
         if process is self.init:
             self._paused = False
@@ -309,7 +330,7 @@ class Task:
         task = cls.__new__(cls)
         task._shim, task._options, task._facts = shim, values["options"], values["facts"]
         task.id, task.bundle, task._paused = values["id"], values["bundle"], values["paused"]
-        task._request, task._started, task._cleaning = {}, None, False
+        task._request, task._started, task._ended, task._cleaning = {}, None, None, False
         task._rootfs = Rootfs()
         rootfs, places = values["rootfs"]
         task._rootfs.take_over(rootfs, [ice.take(place) for place in places])
@@ -441,9 +462,14 @@ class Task:
                 done(error)
                 return
             self._hold(process, pid, pidfd, console)
-            streams.started(console)
-            streams.begin_input()
             process.status = RUNNING
+            try:
+                streams.started(console)
+                streams.begin_input()
+            except OSError as failure:
+                process.kill(signals.SIGKILL)
+                done(from_oserror(failure, f"start {self._name(process.exec_id)}"))
+                return
             process.spec = b""
             self._note()
             done(process.pid)
@@ -481,11 +507,12 @@ class Task:
                 facts, (pidfd, *console) = outcome
                 finish(None, facts["pid"], pidfd, *console)
 
-        self._shim.make(lambda: recipe.exec_externally(self._facts, process.spec, process.streams), _no_undo, made)
+        self._shim.make(lambda: recipe.exec_externally(self._facts, process.spec, process.streams), no_undo, made)
 
     def _exec_failed(self, process: Process) -> None:
         """As with containerd, a process that could not be started counts as ended, and is there to be deleted."""
         process.streams.close()
+        process.spec = b""
         process.status, process.exit_status, process.exited_ns = STOPPED, 255, time.time_ns()
         process.tell_waiters()
 
@@ -519,7 +546,7 @@ class Task:
         if isinstance(self._container, HeldContainer):
             done(work())
         else:
-            self._shim.make(lambda: ({"answer": work()}, []), _no_undo, made)
+            self._shim.make(lambda: ({"answer": work()}, []), no_undo, made)
 
     def _clean_up(self, done: Answered) -> None:
         """Remove what is left of the container, and run the hooks after its end."""
@@ -586,14 +613,5 @@ class Task:
         return f"exec {exec_id} in task {self.id}" if exec_id else f"task {self.id}"
 
 
-def _nothing_made(work: Callable[[], None]) -> Made:
-    work()
-    return {}, []
-
-
 def _no_listener(_fd: int) -> None:
     """A container's first process installs its filter after START."""
-
-
-def _no_undo() -> None:
-    """What was made ends with the container, which whoever cleans up after a dead shim ends."""

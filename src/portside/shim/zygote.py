@@ -6,8 +6,7 @@ the name of a directory to be used for a moment. It has one thread, since it for
 CONTROL, a stream, is closed; its shims go on.
 
     daemon → zygote     a byte on CONTROL: fork
-    daemon → shims      a message on SHIMS, which whichever shim waits there takes, and is: ``keeper.send_shim``; an
-                        empty one makes it end
+    daemon → shims      a message on SHIMS, which whichever shim waits there takes, and is: ``keeper.send_shim``
     shim → daemon       its answer on SHIMS: the message's number, its pid
 
 So a shim that was forked before anybody asked (a spare) answers at once. What this process writes between two forks,

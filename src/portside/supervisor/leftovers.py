@@ -29,8 +29,6 @@ KILL_TIMEOUT = 5.0
 
 SWEEP_TIMEOUT = 2.0
 """Seconds that an unfinished first process may take to leave."""
-MAX_SPEC = 64 << 20
-"""Bytes of a ``config.json`` that are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +126,7 @@ def sweep(bundle: str, id: str) -> None:
     Its first process leaves by itself when the shim is gone. A group that others use stays. OSError, PortsideError.
     """
     try:
-        spec = json.loads(shim_record.read_file(f"{bundle}/config.json", MAX_SPEC))
+        spec = json.loads(shim_record.read_file(f"{bundle}/config.json", shim_record.MAX_RECORD))
         path = str((spec.get("linux") or {}).get("cgroupsPath") or "")
     except (FileNotFoundError, ValueError, AttributeError):
         return

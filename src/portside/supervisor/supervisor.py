@@ -168,6 +168,7 @@ class Supervisor:
             pid = await task.create(fields)
         except BaseException:
             await task.retire()
+            await self._sweep(task, task.bundle.path)
             await in_thread(self._bundles.remove, task.bundle)
             raise
         self._tasks[namespace, id] = task
@@ -209,11 +210,14 @@ class Supervisor:
     async def _retire_unmade(self, task: ShimTask, aside: str) -> None:
         """One that never had a task, though it may have been about to."""
         await task.retire()
+        await self._sweep(task, aside)
+        await in_thread(self._bundles.finish, "" if task.shared else task.connection.address, aside)
+
+    async def _sweep(self, task: ShimTask, bundle: str) -> None:
         try:
-            await in_thread(leftovers.sweep, aside, task.id)
+            await in_thread(leftovers.sweep, bundle, task.id)
         except (OSError, PortsideError) as error:
             log.error("task %s/%s: leftovers: %s", task.namespace, task.id, error)
-        await in_thread(self._bundles.finish, "" if task.shared else task.connection.address, aside)
 
     # Adopting
 

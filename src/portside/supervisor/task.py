@@ -149,13 +149,13 @@ class ShimTask:
                 raise NotFound(f"kill task {self.id}: process already finished") from None
 
     async def delete(self, exec_id: str = "") -> Exit:
-        """Remove a process; a mute shim whose first process is gone is ended and answered for."""
+        """Remove a process; a mute shim whose first process is gone is ended and answered for, if it is no other's."""
         try:
             answer = await self._call("Delete", self._name(exec_id), DELETE_TIMEOUT)
             ended = Exit(answer["pid"], answer["exit_status"], nanoseconds(answer["exited_at"]))
         except (DeadlineExceeded, Unavailable) as error:
             record = await in_thread(Record.read, self.bundle.path)
-            if record is None or record.alive(exec_id):
+            if record is None or record.alive() or self.shared:
                 raise
             log.warning("task %s/%s: shim does not answer (%s), ending it", self.namespace, self.id, error)
             await _by_cleaner(leftovers.kill_shim, record)

@@ -29,7 +29,7 @@ ANSWER_TIMEOUT = 5.0
 MAX_ASKED = 64
 """Forks that are asked for at the same time: what a socket buffers is bounded, and so is what a dead zygote loses."""
 SPARE_TIME = 5.0
-"""Seconds that a spare shim waits to be asked for."""
+"""Seconds that we count on a spare shim; it waits a little longer."""
 CALL = struct.Struct("<Q")
 """The number of a call, in front of what a shim is told and of its answer."""
 _PID = struct.Struct("i")
@@ -56,7 +56,7 @@ class Zygote:
         self._stray: set[subprocess.Popen[bytes]] = set()
         self._spare = False
         """Whether a shim waits that nobody has asked for yet."""
-        self._dismissal: asyncio.TimerHandle | None = None
+        self._forgetting: asyncio.TimerHandle | None = None
 
     @property
     def pid(self) -> int:
@@ -186,21 +186,13 @@ class Zygote:
             except Unavailable:
                 return
             self._spare = True
-        if self._dismissal is not None:
-            self._dismissal.cancel()
-        self._dismissal = asyncio.get_running_loop().call_later(SPARE_TIME, self._dismiss, control)
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+        self._forgetting = asyncio.get_running_loop().call_later(SPARE_TIME, self._forget_spare)
 
-    def _dismiss(self, control: socket.socket) -> None:
-        if control is not self._control or self._shims is None:
-            return
-        if self._calls:
-            self._keep_spare(control)
-            return
+    def _forget_spare(self) -> None:
+        """It ends about now by itself."""
         self._spare = False
-        try:
-            self._shims.send(b"")
-        except OSError:
-            self._lost(control)
 
     async def _send(self, shims: socket.socket, request: bytes, fd: int, answer: asyncio.Future[int]) -> None:
         """Send, as soon as there is room, unless there is an answer already: that the zygote is lost."""
@@ -252,8 +244,8 @@ class Zygote:
         loop.remove_reader(control.fileno())
         loop.remove_reader(shims.fileno())
         loop.remove_writer(shims.fileno())
-        if self._dismissal is not None:
-            self._dismissal.cancel()
+        if self._forgetting is not None:
+            self._forgetting.cancel()
         if self._process is not None:
             self._process.kill()
             self._stray.add(self._process)
