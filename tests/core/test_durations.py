@@ -35,4 +35,4 @@ def test_written_as_go_does(seconds, text):
 
 @given(st.integers(-(10**14), 10**14))
 def test_what_is_written_reads_the_same(microseconds):
-    assert parse_duration(format_duration(microseconds / 1e6)) == pytest.approx(microseconds / 1e6, abs=1e-8)
+    assert parse_duration(format_duration(microseconds / 1e6)) == pytest.approx(microseconds / 1e6, rel=1e-12, abs=1e-8)
