@@ -9,23 +9,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
-import signal
 import subprocess
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
 from portside.cli.ctr.tree import TREE, Group, Leaf
-from portside.cli.main import run
 from tests.support import images, peers
 from tests.support.containerd import containerd
 from tests.support.newer_shared import ROOT, newer
@@ -61,41 +55,10 @@ class Pair:
                 peers.run(*ctr, "rm", "-f", id, check=False)
 
 
-def forked(argv: list[str], data: str | None) -> subprocess.CompletedProcess[str]:
-    """Our command in a fork of this process, which spares it the start of an interpreter."""
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        stdin.write((data or "").encode())
-        stdin.seek(0)
-        sys.stdout.flush()
-        pid = os.fork()
-        if not pid:
-            _become_command(argv, [file.fileno() for file in (stdin, stdout, stderr)])
-        fd = os.pidfd_open(pid)
-        if not select.select([fd], [], [], 60 * peers.SLOWNESS)[0]:
-            os.kill(pid, signal.SIGKILL)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        os.close(fd)
-        texts = []
-        for file in (stdout, stderr):
-            file.seek(0)
-            texts.append(file.read().decode("utf-8", "replace"))
-    return subprocess.CompletedProcess(argv, status, *texts)
-
-
-def _become_command(argv: list[str], fds: list[int]) -> NoReturn:
-    status = 255
-    try:
-        for target, fd in enumerate(fds):
-            os.dup2(fd, target)
-        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(fd, mode, closefd=False) for fd, mode in enumerate("rww"))
-        status = run(argv)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-    finally:
-        os._exit(status)
+def ours_says(argv: list[str], data: str | None) -> subprocess.CompletedProcess[str]:
+    """Our command, in a process of its own."""
+    kwargs = {} if data is None else {"input": data}
+    return peers.run(sys.executable, "-m", "portside.cli.main", *argv, check=False, errors="replace", **kwargs)
 
 
 ALL = ("portside, ctr 1.6", "portside, ctr 2.1", "containerd 1.6", "containerd 2.1")
@@ -551,7 +514,7 @@ def test_same(pair: Pair, row: Row) -> None:
         pytest.skip(f"not with {pair.server}")
     for namespace in NAMESPACES:
         (Path(pair.words["dir"]) / namespace).mkdir(exist_ok=True)
-    ours = forked(["ctr", *pair.arguments(NAMESPACES[0], row.text)], row.data)
+    ours = ours_says(["ctr", *pair.arguments(NAMESPACES[0], row.text)], row.data)
     kwargs = {} if row.data is None else {"input": row.data}
     peer = peers.run(*pair.peer, *pair.arguments(NAMESPACES[1], row.text), check=False, errors="replace", **kwargs)
     assert row.any_status or ours.returncode == peer.returncode, f"{_said(ours)}\n{_said(peer)}"

@@ -14,6 +14,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from portside.metadata.opening import load, translate
 from portside.metadata.schema import TABLES
 from portside.metadata.state import Change, State
 
-ATTEMPTS = 20
+ATTEMPTS = 300
 """Copies until one was not disturbed."""
 
 
@@ -98,6 +99,7 @@ def copied(path: Path) -> Iterator[Path]:
                 _copy(Path(f"{path}-wal"), Path(f"{copy}-wal"))
                 if _generation(path) == before:
                     break
+                time.sleep(0.01)
             else:
                 raise Unavailable(f"read metadata {path}: it is written too busily; try again")
         except OSError as error:
