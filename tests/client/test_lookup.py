@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from portside.client.labels import NAME
-from portside.client.lookup import find_container, find_image, is_name_free, name_of
+from portside.client.lookup import find_container, find_image, name_of
 from portside.core.anymessage import SPEC, AnyMessage
 from portside.core.containers import Container
 from portside.core.images import Image
@@ -40,9 +40,6 @@ async def test_containers(services: Services) -> None:
             await find_container(services, text)
     with pytest.raises(InvalidArgument):
         await find_container(services, "")
-    assert not await is_name_free(services, "web")
-    assert not await is_name_free(services, "made-by-ctr")
-    assert await is_name_free(services, "fresh")
 
 
 async def test_images(services: Services) -> None:

@@ -38,15 +38,6 @@ async def find_container(services: Services, text: str) -> Container:
     raise NotFound(f"container {text!r}: no such container in namespace {services.namespace}")
 
 
-async def is_name_free(services: Services, name: str) -> bool:
-    """Whether no container has ``name`` as its name or its id."""
-    try:
-        await services.containers.get(name)
-    except (NotFound, InvalidArgument):
-        return not await _named(services, name)
-    return False
-
-
 async def _named(services: Services, name: str) -> Sequence[Container]:
     """Those that carry the name; nothing that could not be a name gets into a filter."""
     try:

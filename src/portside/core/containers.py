@@ -8,6 +8,9 @@ from typing import Protocol
 
 from portside.core.anymessage import AnyMessage
 
+RUNTIMES = ("io.containerd.runc.v2", "io.containerd.portside.v2")
+"""Names of runtimes that stand for our own shim."""
+
 
 @dataclass(frozen=True, slots=True)
 class Container:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from portside.content.blobs import BlobStore
+from portside.core.containers import RUNTIMES
 from portside.core.content import ContentInfo
 from portside.core.labels import check_identifier
 from portside.core.plugin import CONTENT, SNAPSHOTTER
@@ -52,7 +53,6 @@ from portside.snapshots.native import NativeDriver
 from portside.snapshots.overlay import OverlayDriver
 
 DRIVERS: dict[str, type[DirectoryDriver]] = {"overlayfs": OverlayDriver, "native": NativeDriver}
-RUNTIMES = ("io.containerd.runc.v2", "io.containerd.portside.v2")
 MAX_NAMED = 5
 """Mounts that an error names."""
 Progress = Callable[[str], None]

@@ -14,9 +14,10 @@ import shutil
 from collections import OrderedDict
 
 from portside.core.anymessage import RUNC_OPTIONS, AnyMessage
+from portside.core.containers import RUNTIMES
 from portside.core.work import in_thread
 from portside.engine.programs import read_all, start, words, write_all
-from portside.engine.tasks import RUNTIMES
+from portside.engine.shim_fields import any_fields
 from portside.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, PortsideError, from_oserror
 from portside.supervisor.binaries import resolve
 from portside.version import __version__
@@ -71,7 +72,7 @@ class RuntimeInformer:
             "features": {"type_url": FEATURES, "value": document},
         }
         if options is not None:
-            info["options"] = {"type_url": options.type_url, "value": options.value}
+            info["options"] = any_fields(options)
         return encode(containerd_types.RuntimeInfo, info)
 
     async def _features(self, binary: str) -> bytes:
@@ -88,7 +89,7 @@ class RuntimeInformer:
     async def _shim(self, path: str, options: AnyMessage | None) -> bytes:
         given = b""
         if options is not None:
-            given = encode(google_protobuf.Any, {"type_url": options.type_url, "value": options.value})
+            given = encode(google_protobuf.Any, any_fields(options))
         answer = await self._ask(path, ["-info"], given)
         try:
             decode(containerd_types.RuntimeInfo, answer)

@@ -19,12 +19,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from portside.core.anymessage import AnyMessage
+from portside.core.containers import RUNTIMES
 from portside.core.labels import check_identifier
 from portside.core.mount import Mount
 from portside.core.sandboxes import NOT_READY, Sandbox, SandboxExit, SandboxInstance, SandboxStatus
 from portside.core.tasks import Metric
 from portside.core.work import in_thread
-from portside.engine.tasks import RUNTIMES
+from portside.engine.shim_fields import any_fields, mount_fields
 from portside.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -198,16 +199,13 @@ class ShimController:
     ) -> None:  # fmt: skip
         """See ``SandboxController``."""
         fields: dict[str, Any] = {
-            "rootfs": [
-                {"type": mount.type, "source": mount.source, "target": mount.target, "options": list(mount.options)}
-                for mount in rootfs
-            ],
+            "rootfs": mount_fields(rootfs),
             "netns_path": netns_path,
             "annotations": dict(annotations or {}),
         }
         chosen = options or sandbox.runtime_options
         if chosen is not None:
-            fields["options"] = {"type_url": chosen.type_url, "value": chosen.value}
+            fields["options"] = any_fields(chosen)
         await self._sandboxes.create(self._namespace, sandbox, fields)
 
     async def start(self, id: str) -> SandboxInstance:

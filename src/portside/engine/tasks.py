@@ -12,12 +12,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from portside.core.anymessage import AnyMessage
-from portside.core.containers import Container, ContainerStore
+from portside.core.containers import RUNTIMES, Container, ContainerStore
 from portside.core.filters import Adaptor, compile_filters
 from portside.core.labels import check_identifier
 from portside.core.mount import Mount
 from portside.core.tasks import Exit, Metric, Process, ProcessInfo, TaskIO
 from portside.engine.root_mounts import RootMounts
+from portside.engine.shim_fields import any_fields, mount_fields
 from portside.errors import FailedPrecondition, InvalidArgument, PortsideError, Unimplemented
 from portside.oci.descriptor import Descriptor
 from portside.supervisor.sandbox import ShimSandbox
@@ -28,7 +29,6 @@ _T = TypeVar("_T")
 FindSandbox: TypeAlias = Callable[[str, str], Awaitable[ShimSandbox | None]]
 """A sandbox by namespace and id, if there is one that is a shim."""
 
-RUNTIMES = ("io.containerd.runc.v2", "io.containerd.portside.v2")
 """Runtime names that our own shim serves."""
 SHIM_STATS = "io.containerd.timeout.metrics.shimstats"
 """The configuration's name for the seconds that a task may take for its figures before it is left out."""
@@ -91,14 +91,11 @@ class Tasks:
         if self._roots is not None:
             activated, rootfs = await self._roots.make(self._namespace, container_id, rootfs)
         fields: dict[str, Any] = {
-            "rootfs": [
-                {"type": mount.type, "source": mount.source, "target": mount.target, "options": list(mount.options)}
-                for mount in rootfs
-            ],
+            "rootfs": mount_fields(rootfs),
             **_io_fields(io),
         }
         if chosen is not None:
-            fields["options"] = _any_fields(chosen)
+            fields["options"] = any_fields(chosen)
         try:
             return await self._supervisor.create(
                 self._namespace, container_id, container.spec.value, fields, await self._sandbox(container)
@@ -116,7 +113,7 @@ class Tasks:
         """See ``TaskService``; FailedPrecondition unless the task is running; InvalidArgument for an odd id."""
         check_identifier(exec_id, "exec")
         task = await self._task(container_id)
-        await task.call("Exec", {"exec_id": exec_id, "spec": _any_fields(spec), **_io_fields(io)})
+        await task.call("Exec", {"exec_id": exec_id, "spec": any_fields(spec), **_io_fields(io)})
 
     async def get(self, container_id: str, exec_id: str = "") -> Process:
         """See ``TaskService``."""
@@ -171,7 +168,7 @@ class Tasks:
 
     async def update(self, container_id: str, resources: AnyMessage, annotations: dict[str, str] | None = None) -> None:
         """See ``TaskService``."""
-        fields = {"resources": _any_fields(resources), "annotations": annotations or {}}
+        fields = {"resources": any_fields(resources), "annotations": annotations or {}}
         await (await self._task(container_id)).call("Update", fields)
 
     async def metrics(self, filters: Sequence[str] = ()) -> Sequence[Metric]:
@@ -238,10 +235,6 @@ def _fields(task: ShimTask) -> Adaptor:
     """``id``, ``namespace``."""
     fields: dict[tuple[str, ...], str] = {("id",): task.id, ("namespace",): task.namespace}
     return lambda path: fields.get(path)
-
-
-def _any_fields(message: AnyMessage) -> dict[str, Any]:
-    return {"type_url": message.type_url, "value": message.value}
 
 
 def _io_fields(io: TaskIO) -> dict[str, Any]:

@@ -69,8 +69,3 @@ def pipe() -> tuple[OwnedFd, OwnedFd]:
     """The reading and the writing end of a new pipe, both close-on-exec, both the caller's."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     return OwnedFd(reader), OwnedFd(writer)
-
-
-def fd_path(fd: int) -> str:
-    """A path for calls that take no descriptor: ``/proc/self/fd/N`` (needs a trusted /proc: only before pivot_root)."""
-    return f"/proc/self/fd/{fd}"

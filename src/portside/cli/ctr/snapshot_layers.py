@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 from portside.cli.ctr.command import LABELS, Session, command, set_pairs
 from portside.cli.ctr.content import write_out
@@ -14,8 +12,7 @@ from portside.cli.options import Option
 from portside.client.closure import config_of, manifest_of
 from portside.client.leasing import leased
 from portside.client.unpack import unpack as unpack_image
-from portside.core.mount import Mount
-from portside.core.snapshots import Kind, Snapshotter
+from portside.client.views import seen
 from portside.errors import NotFound
 from portside.oci.descriptor import LAYER_GZIP
 from portside.oci.digest import Digest
@@ -36,28 +33,11 @@ async def diff(session: Session, values: Values, words: Sequence[str]) -> None:
     async with leased(session.services) as services:
         store = services.snapshotter(snapshotter)
         lower, upper = words if len(words) > 1 else ((await store.stat(words[0])).parent, words[0])
-        async with _seen(store, lower) as left, _seen(store, upper) as right:
+        async with seen(store, lower) as left, seen(store, upper) as right:
             layer = await services.diff.compare(
                 left, right, media_type=values["media_type"], ref=values["ref"], labels=labels
             )
         await write_out(services.content, layer.digest)
-
-
-@asynccontextmanager
-async def _seen(store: Snapshotter, key: str) -> AsyncIterator[Sequence[Mount]]:
-    """How to see a snapshot, through a view of our own if it is committed; no mounts for no snapshot."""
-    if not key:
-        yield ()
-        return
-    if (await store.stat(key)).kind is not Kind.COMMITTED:
-        yield await store.mounts(key)
-        return
-    view = f"{key}-view-{os.urandom(4).hex()}"
-    mounts = await store.view(view, key)
-    try:
-        yield mounts
-    finally:
-        await store.remove(view)
 
 
 @command("DIGEST", Option("--sync-fs", help="layers are on disk before they are used; always so"),

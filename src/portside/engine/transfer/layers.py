@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from portside.client.fetch import ref_of
 from portside.client.leasing import leased
+from portside.client.remove import quietly
+from portside.client.views import seen
 from portside.core.labels import SNAPSHOT_REF
 from portside.core.services import Services
-from portside.core.snapshots import Kind, Snapshotter
+from portside.core.snapshots import Snapshotter
 from portside.core.transfer import ReadStream, Snapshot, WriteStream
 from portside.engine.transfer.progress import Teller
-from portside.errors import AlreadyExists, NotFound, PortsideError
+from portside.errors import AlreadyExists, NotFound
 from portside.layers.compression import GZIP, MAGIC_SIZE, PLAIN, detect
 from portside.oci.descriptor import LAYER, LAYER_GZIP, LAYER_ZSTD, Descriptor
 from portside.oci.digest import Digest, chain_id
 
 if TYPE_CHECKING:
-    from portside.core.mount import Mount
+    pass
 
 _CHUNK = 1 << 20
 
@@ -48,7 +48,7 @@ async def unpack_layer(services: Services, source: ReadStream, destination: Snap
             name = destination.key or _chain(destination.parent, applied.digest)
             await _commit(store, name, key, destination)
         except BaseException:
-            await _quietly_remove(store, key)
+            await quietly(store.remove(key))
             raise
         tell.say("extracted", ref_of(layer), layer, progress=layer.size, total=layer.size)
     tell.say("saved", name, applied)
@@ -62,7 +62,7 @@ async def read_layer(services: Services, source: Snapshot, destination: WriteStr
         info = await store.stat(source.key)
         parent = source.parent or info.parent
         tell.say("Comparing")
-        async with _seen(store, parent) as lower, _seen(store, source.key) as upper:
+        async with seen(store, parent) as lower, seen(store, source.key) as upper:
             layer = await held.diff.compare(lower, upper, media_type=destination.media_type)
         reader = await held.content.open(layer.digest)
         try:
@@ -118,28 +118,3 @@ async def _ingest(services: Services, source: ReadStream) -> Descriptor:
     kind = detect(head)
     found = LAYER if kind == PLAIN else LAYER_GZIP if kind == GZIP else LAYER_ZSTD
     return Descriptor(source.media_type or found, digest, size)
-
-
-@asynccontextmanager
-async def _seen(store: Snapshotter, key: str) -> AsyncIterator[tuple[Mount, ...]]:
-    """How to read a snapshot: a committed one through a view for as long; none for an empty key."""
-    if not key:
-        yield ()
-        return
-    if (await store.stat(key)).kind is not Kind.COMMITTED:
-        yield await store.mounts(key)
-        return
-    view = f"transfer-view-{os.urandom(8).hex()}"
-    mounts = await store.view(view, key)
-    try:
-        yield mounts
-    finally:
-        await _quietly_remove(store, view)
-
-
-async def _quietly_remove(store: Snapshotter, key: str) -> None:
-    try:
-        await store.remove(key)
-    except PortsideError:
-        # The lease holds the only reference: with it goes the leftover.
-        return
