@@ -55,10 +55,7 @@ class Reader(threading.Thread):
 def start(streams: Streams, direct: bool = False) -> list[int]:
     """What a process would have inherited."""
     streams.prepare()
-    fds = streams.child_fds(direct)
-    child = [os.dup(fd) if fd >= 0 else -1 for fd in fds]
-    if direct:
-        close(list(fds[1:]))  # opened for the process alone
+    child = [os.dup(fd) if fd >= 0 else -1 for fd in streams.child_fds(direct)]
     streams.started(direct=direct)
     streams.begin_input()
     return child
@@ -353,3 +350,29 @@ def test_uris() -> None:
     assert split_uri("log:///a%20b/c?max-size=1m&attach-stdout=/d%26e") == (
         "log", "/a b/c", {"max-size": "1m", "attach-stdout": "/d&e"},
     )  # fmt: skip
+
+
+def test_whoever_waits_for_the_end_is_told_in_order(loop: Loop, turner: Turner, tmp_path: Path) -> None:
+    """Two Deletes, and the report of an exit before them: none supersedes another."""
+    streams = Streams(loop, ("", f"file://{tmp_path}/out", ""), False)
+    child = start(streams)
+    heard: list[str] = []
+    for name in ("report", "first", "second"):
+        streams._when_finished(lambda name=name: heard.append(name), 20.0)
+    assert not heard
+    close(child)
+    turner.until(lambda: len(heard) == 3)
+    assert heard == ["report", "first", "second"]
+    streams.close()
+
+
+def test_a_time_limit_of_a_later_one_tells_the_earlier_first(loop: Loop, turner: Turner, tmp_path: Path) -> None:
+    streams = Streams(loop, ("", f"file://{tmp_path}/out", ""), False)
+    child = start(streams)
+    heard: list[str] = []
+    streams._when_finished(lambda: heard.append("report"), 20.0)
+    streams._when_finished(lambda: heard.append("delete"), 0.01)
+    turner.until(lambda: len(heard) == 2)
+    assert heard == ["report", "delete"]
+    close(child)
+    streams.close()

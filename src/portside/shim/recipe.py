@@ -35,19 +35,24 @@ MAX_SPEC: Final = 64 << 20
 class Recipe:
     """What it takes to make one container, or something in it."""
 
-    __slots__ = ("_bundle", "_cache_dir", "_container", "_id", "_mounts", "_namespace", "_options")
+    __slots__ = ("_cache_dir", "_container", "_mounts", "_namespace", "_options", "bundle", "id")
 
     def __init__(
         self, id: str, bundle: str, mounts: Sequence[Mapping[str, Any]], options: Mapping[str, Any], shim: Shim
     ) -> None:
         """``mounts`` make the root; ``options`` are the runtime's (containerd.runc.v1.Options)."""
-        self._id = id
-        self._bundle = bundle
+        self.id = id
+        self.bundle = bundle
         self._mounts = mounts
         self._options = options
         self._namespace = shim.namespace
         self._cache_dir = shim.cache_dir
         self._container: ExternalContainer | None = None
+
+    @property
+    def is_external(self) -> bool:
+        """Whether the options name another runtime than ours."""
+        return bool(self._options.get("binary_name"))
 
     # Our own runtime's
 
@@ -59,15 +64,15 @@ class Recipe:
         spec = self._spec()
         facts = _facts(spec, self._options)
         container = HeldContainer.prepare(
-            self._id,
-            self._bundle,
+            self.id,
+            self.bundle,
             spec,
             no_new_keyring=self._options.get("no_new_keyring", False),
             systemd_cgroup=self._options.get("systemd_cgroup", False),
             cache_dir=self._cache_dir,
         )
         stdio = _stdio(streams, facts["direct"], spec.get("process") or {})
-        rootfs.mount(self._mounts, self._bundle, visible=False)
+        rootfs.mount(self._mounts, self.bundle, visible=False)
         try:
             creation = container.begin_create(
                 stdio,
@@ -82,7 +87,7 @@ class Recipe:
 
     def begin_exec(self, container: HeldContainer, process: bytes, streams: Streams) -> Execution:
         """Clone one more process."""
-        spec = parse_json(process, f"exec in task {self._id}: process")
+        spec = parse_json(process, f"exec in task {self.id}: process")
         self.complete(container)
         return container.begin_exec(spec, _stdio(streams, False, spec))
 
@@ -108,11 +113,11 @@ class Recipe:
         spec = self._spec()
         facts = _facts(spec, self._options)
         stdio = _stdio(streams, facts["direct"], spec.get("process") or {})
-        rootfs.mount(self._mounts, self._bundle, visible=True)
+        rootfs.mount(self._mounts, self.bundle, visible=True)
         try:
             container = ExternalContainer.create(
-                self._id,
-                self._bundle,
+                self.id,
+                self.bundle,
                 stdio,
                 binary=self._options["binary_name"],
                 root=f"{self._options.get('root') or '/run/portside/runtime'}/{self._namespace}",
@@ -136,15 +141,15 @@ class Recipe:
 
     def exec_externally(self, facts: Mapping[str, Any], process: bytes, streams: Streams) -> Made:
         """Run one more process. The facts: ``pid``, ``console``; the descriptors: pidfd, console if there is one."""
-        spec = parse_json(process, f"exec in task {self._id}: process")
-        made = ExternalContainer.take_over(self._id, self._bundle, facts).exec(spec, _stdio(streams, False, spec))
+        spec = parse_json(process, f"exec in task {self.id}: process")
+        made = ExternalContainer.take_over(self.id, self.bundle, facts).exec(spec, _stdio(streams, False, spec))
         pidfd = made.pidfd if made.pidfd >= 0 else os.pidfd_open(made.pid)
         console = [made.console] if made.console >= 0 else []
         return {"pid": made.pid, "console": bool(console)}, [pidfd, *console]
 
     def _spec(self) -> dict[str, Any]:
-        data = read_file(f"{self._bundle}/config.json", MAX_SPEC + 1)
-        return parse_json(data, f"create task {self._id}: config.json")
+        data = read_file(f"{self.bundle}/config.json", MAX_SPEC + 1)
+        return parse_json(data, f"create task {self.id}: config.json")
 
 
 def _facts(spec: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -213,7 +213,7 @@ class _Play(Recipe):
 
     def begin_create(self, streams: Streams, rootfs: Rootfs) -> tuple[HeldContainer, Creation, dict[str, Any]]:
         """A container whose first process we are."""
-        container = HeldContainer.prepare(_ID, self._bundle, json.loads(_SPEC))
+        container = HeldContainer.prepare(_ID, self.bundle, json.loads(_SPEC))
         Plan(self._mounts[0])
         root_plan(container.spec, "/")
         streams.child_fds(True)

@@ -22,12 +22,11 @@ from portside.errors import (
 )
 from portside.linux import signals
 from portside.runtime.failure import RuntimeFailure
-from portside.shim import record
-from portside.shim.conversation import Conversation
+from portside.shim import beginnings, record
 from portside.shim.external import ExternalContainer
 from portside.shim.frozen import NotQuiet
 from portside.shim.held import HeldContainer
-from portside.shim.maker import no_undo, nothing_made
+from portside.shim.maker import no_undo
 from portside.shim.oom import OomTeller
 from portside.shim.process import CREATED, PAUSED, RUNNING, STOPPED, Process
 from portside.shim.recipe import MAX_SPEC, parse_json
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from portside.shim.beginnings import Begun
     from portside.shim.frozen import Freezing, Thawing, Values
     from portside.shim.recipe import Recipe
     from portside.shim.shared import Outcome, Shim
@@ -87,62 +87,31 @@ class Task:
         streams.prepare((self._options.get("io_uid", 0), self._options.get("io_gid", 0)))
         recipe = self._shim.recipe(self.id, self.bundle, self._request["rootfs"], self._options, self._shim)
 
-        def finish(error: PortsideError | None, hold: Callable[[], None]) -> None:
-            if error is None:
-                try:
-                    hold()
-                    self._save()
-                except (OSError, PortsideError) as failure:  # The daemon ends the shim then, and what it left.
-                    error = from_oserror(failure, f"create task {self.id}") if isinstance(failure, OSError) else failure
-            else:
-                self._rootfs.unmount()
+        def begun(outcome: Begun | PortsideError) -> None:
+            if isinstance(outcome, PortsideError):
                 streams.close()
-            if error is not None:
-                done(error)
+                done(outcome)
+                return
+            try:
+                self._take(outcome)
+                self._save()
+            except (OSError, PortsideError) as error:  # The daemon ends the shim then, and what it left.
+                done(from_oserror(error, f"create task {self.id}") if isinstance(error, OSError) else error)
                 return
             done(self.init.pid)  # before the event: it is on record, and the client waits
             self._tell_created()
 
         try:
-            if self._options.get("binary_name"):
-                self._create_externally(recipe, finish)
-            else:
-                self._create(recipe, finish)
+            beginnings.create(self._shim, recipe, streams, self._rootfs, begun)
         except BaseException:
             streams.close()
             raise
 
-    def _create(self, recipe: Recipe, finish: Callable[[PortsideError | None, Callable[[], None]], None]) -> None:
-        container, creation, facts = recipe.begin_create(self.init.streams, self._rootfs)
-
-        def hold() -> None:
-            self._container = container
-            self._facts = {**facts, **container.facts()}
-            # The container has a descriptor of its own: the process's is closed at its end.
-            init = container.init
-            self._hold(self.init, init.pid, init.pidfd, init.console)
-            self.init.streams.started(init.console, facts["direct"])
-
-        Conversation(self._shim, creation, _no_listener, lambda error: finish(error, hold))
-
-    def _create_externally(
-        self, recipe: Recipe, finish: Callable[[PortsideError | None, Callable[[], None]], None]
-    ) -> None:
-        rootfs, streams = Rootfs(), self.init.streams
-
-        def made(outcome: Outcome) -> None:
-            def hold() -> None:
-                assert not isinstance(outcome, PortsideError)
-                facts, (pidfd, *console) = outcome
-                self._facts = facts
-                self._rootfs.take_over(facts["rootfs"], [])
-                self._container = ExternalContainer.take_over(self.id, self.bundle, facts)
-                self._hold(self.init, facts["pid"], pidfd, console[0] if console else -1)
-                streams.started(self.init.console, facts["direct"])
-
-            finish(outcome if isinstance(outcome, PortsideError) else None, hold)
-
-        self._shim.make(lambda: recipe.create_externally(streams, rootfs), lambda: recipe.undo(rootfs), made)
+    def _take(self, begun: Begun) -> None:
+        assert begun.container is not None
+        self._container, self._facts = begun.container, begun.facts
+        self._hold(self.init, begun)
+        self.init.streams.started(begun.console, begun.facts["direct"])
 
     def _tell_created(self) -> None:
         request = self._request
@@ -162,47 +131,32 @@ class Task:
         self._started = done
         try:
             process.streams.begin_input()
-            self._begin_start()
+            beginnings.start(self._shim, self._recipe(), self._container, self._execve_done)
         except BaseException:
             process.starting, self._started = False, None
             if isinstance(self._container, HeldContainer):  # It may have been let go already, and nobody would hear it.
                 self._kill_rest()
             raise
 
-    def _begin_start(self) -> None:
-        container = self._container
-        if isinstance(container, HeldContainer):
-
-            def hand_over(listener: int) -> None:
-                self._recipe().complete(container)
-                container.hand_listener_over(listener, container.init.pid)
-
-            Conversation(self._shim, container.begin_start(), hand_over, self._execve_done)
-        else:
-            self._shim.make(lambda: nothing_made(container.start), no_undo, self._externally_started)
-
     def _recipe(self) -> Recipe:
         return self._shim.recipe(self.id, self.bundle, (), self._options, self._shim)
 
-    def _run_late_hooks(self, kind: str, done: Callable[[Outcome], None]) -> None:
+    def _run_late_hooks(self, kind: str, done: Callable[[PortsideError | None], None]) -> None:
+        """What goes wrong with these is no failure."""
         container = self._container
         assert isinstance(container, HeldContainer)
         try:
-            self._shim.make(lambda: self._recipe().late_hooks(container, kind), no_undo, done)
-        except OSError as error:  # What goes wrong with these is no failure.
+            self._shim.make(lambda: self._recipe().late_hooks(container, kind), no_undo, lambda _: done(None))
+        except OSError as error:
             self._shim.loop.on_error(error)
-            done(({}, []))
+            done(None)
 
     def _execve_done(self, error: PortsideError | None) -> None:
-        if self._facts["hooks"] and error is None:
-            self._run_late_hooks("poststart", self._externally_started)
+        if error is None and self._facts["hooks"]:
+            self._run_late_hooks("poststart", self._start_finished)
         else:
-            self._start_finished(
-                error.within(f"start container {self.id}") if isinstance(error, RuntimeFailure) else error
-            )
-
-    def _externally_started(self, outcome: Outcome) -> None:
-        self._start_finished(outcome if isinstance(outcome, PortsideError) else None)
+            step = f"start container {self.id}"
+            self._start_finished(error.within(step) if isinstance(error, RuntimeFailure) else error)
 
     def _start_finished(self, error: PortsideError | None) -> None:
         done, self._started = self._started, None
@@ -439,9 +393,9 @@ class Task:
         io = (request["stdin"], request["stdout"], request["stderr"])
         return Process(exec_id, Streams(self._shim.loop, io, request["terminal"]), spec)
 
-    def _hold(self, process: Process, pid: int, pidfd: int, console: int) -> None:
-        process.made(pid, pidfd, console)
-        self._shim.by_pid[pid] = (self, process)
+    def _hold(self, process: Process, begun: Begun) -> None:
+        process.made(begun.pid, begun.pidfd, begun.console)
+        self._shim.by_pid[begun.pid] = (self, process)
 
     def _start_exec(self, process: Process, done: Done) -> None:
         if self.init.status != RUNNING or self._paused:
@@ -455,59 +409,34 @@ class Task:
             raise
         process.starting = True
 
-        def finish(error: PortsideError | None, pid: int = 0, pidfd: int = -1, console: int = -1) -> None:
+        def begun(outcome: Begun | PortsideError) -> None:
             process.starting = False
-            if error is not None:
+            if isinstance(outcome, PortsideError):
                 self._exec_failed(process)
-                done(error)
+                done(outcome)
                 return
-            self._hold(process, pid, pidfd, console)
+            self._hold(process, outcome)
             process.status = RUNNING
-            try:
-                streams.started(console)
-                streams.begin_input()
-            except OSError as failure:
-                process.kill(signals.SIGKILL)
-                done(from_oserror(failure, f"start {self._name(process.exec_id)}"))
-                return
             process.spec = b""
+            try:
+                streams.started(outcome.console)
+                streams.begin_input()
+            except OSError as error:
+                process.kill(signals.SIGKILL)
+                done(from_oserror(error, f"start {self._name(process.exec_id)}"))
+                return
             self._note()
             done(process.pid)
             self._emit("exec-started", "TaskExecStarted", exec_id=process.exec_id, pid=process.pid)
 
         try:
-            if isinstance(self._container, HeldContainer):
-                self._exec(self._container, process, finish)
-            else:
-                self._exec_externally(process, finish)
+            beginnings.execute(
+                self._shim, self._recipe(), self._container, self._facts, process.spec, streams, begun
+            )  # fmt: skip
         except BaseException:
             process.starting = False
             self._exec_failed(process)
             raise
-
-    def _exec(self, container: HeldContainer, process: Process, finish: Callable[..., None]) -> None:
-        execution = self._recipe().begin_exec(container, process.spec, process.streams)
-
-        def made(error: PortsideError | None) -> None:
-            if error is not None:
-                finish(error)
-            else:
-                started = execution.process
-                finish(None, started.pid, started.pidfd, started.console)
-
-        Conversation(self._shim, execution, execution.hand_over, made)
-
-    def _exec_externally(self, process: Process, finish: Callable[..., None]) -> None:
-        recipe = self._recipe()
-
-        def made(outcome: Outcome) -> None:
-            if isinstance(outcome, PortsideError):
-                finish(outcome)
-            else:
-                facts, (pidfd, *console) = outcome
-                finish(None, facts["pid"], pidfd, *console)
-
-        self._shim.make(lambda: recipe.exec_externally(self._facts, process.spec, process.streams), no_undo, made)
 
     def _exec_failed(self, process: Process) -> None:
         """As with containerd, a process that could not be started counts as ended, and is there to be deleted."""
@@ -559,7 +488,7 @@ class Task:
 
         def finish(outcome: PortsideError | None) -> None:
             if outcome is None and self._facts["hooks"]:
-                self._run_late_hooks("poststop", lambda _: cleaned(None))
+                self._run_late_hooks("poststop", cleaned)
             else:
                 cleaned(outcome)
 
@@ -611,7 +540,3 @@ class Task:
 
     def _name(self, exec_id: str) -> str:
         return f"exec {exec_id} in task {self.id}" if exec_id else f"task {self.id}"
-
-
-def _no_listener(_fd: int) -> None:
-    """A container's first process installs its filter after START."""
