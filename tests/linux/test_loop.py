@@ -5,6 +5,7 @@ import os
 import pytest
 
 from portside.linux import loop
+from tests.support.peers import wait_for
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not os.path.exists("/dev/loop-control"), reason="needs root and loop devices"
@@ -29,7 +30,7 @@ def test_a_device_goes_with_its_last_user(image):
     with pytest.raises(OSError):
         os.write(fd, b"x")
     os.close(fd)
-    assert loop.backing(device) != owner
+    wait_for(lambda: loop.backing(device) != owner, "its last user to be gone: udev may look at it, too")
 
 
 def test_a_device_that_is_kept_until_it_is_freed(image):
@@ -41,7 +42,7 @@ def test_a_device_that_is_kept_until_it_is_freed(image):
     loop.detach(device, (owner[0], owner[1] + 1))
     assert loop.backing(device) == owner
     loop.detach(device, owner)
-    assert loop.backing(device) != owner
+    wait_for(lambda: loop.backing(device) != owner, "its last user to be gone")
     loop.detach(device, owner)
 
 
